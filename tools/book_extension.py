@@ -1,0 +1,93 @@
+"""What the book asks of Sphinx beyond its configuration file.
+
+- JavaScript comes from `book/_static/vendor` where `tools/vendor.py` has put
+  it; otherwise the theme's default addresses stay, and the build says so.
+- The repository's address, once known, turns on the Colab and source buttons.
+- Every symbol of the API reference is sent back to the chapter that derives it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+sys.path.insert(0, str(Path(__file__).parent))
+import vendor
+from bootstrap_cell import address
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The chapter that derives each symbol. A chapter not yet written is no link.
+CHAPTERS = {
+    "01_softmax": ["softmax", "log_softmax", "entropy"],
+    "02_temperature": ["apply_temperature"],
+    "03_top_k": ["apply_top_k"],
+    "04_top_p": ["apply_top_p"],
+    "05_ngram_ban": ["apply_no_repeat_ngram", "NGramIndex"],
+    "06_greedy_vs_sampling": ["greedy", "sample", "uniforms", "philox4x32"],
+    "07_generator": ["generate", "stream", "stream_text", "complete", "trace", "replay"],
+}
+
+
+def chapter_of(symbol: str) -> str | None:
+    """The document of the chapter that derives a symbol, if it is written."""
+    for chapter, symbols in CHAPTERS.items():
+        if symbol in symbols and (ROOT / "notebooks" / f"{chapter}.ipynb").is_file():
+            return f"notebooks/{chapter}"
+    return None
+
+
+def use_vendored_javascript(app: Sphinx, config: Config) -> None:
+    if not vendor.is_complete("site"):
+        log.info(
+            "book: no vendored JavaScript (run `python tools/vendor.py`): pages "
+            "will load MathJax and widget libraries from the internet"
+        )
+        return
+    config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
+    config.nb_ipywidgets_js = {
+        "vendor/requirejs/require.js": {},
+        "vendor-paths.js": {},
+        "vendor/html-manager/embed-amd.js": {},
+    }
+
+
+def use_repository(app: Sphinx, config: Config) -> None:
+    options: dict[str, Any] = config.html_theme_options
+    repository, tag = address()
+    if not repository:
+        options["repository_url"] = ""  # jupyter-book's default is its own
+        return
+    options["repository_url"] = repository
+    options["repository_branch"] = tag
+    options["use_repository_button"] = True
+    options["use_issues_button"] = True
+    options["launch_buttons"] = {
+        "notebook_interface": "classic",
+        "colab_url": "https://colab.research.google.com",
+    }
+
+
+def link_chapter(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """End a symbol's docstring with a link to the chapter that derives it."""
+    parts = name.split(".")
+    chapter = chapter_of(parts[1]) if len(parts) == 2 else None
+    if chapter:
+        number = int(chapter.removeprefix("notebooks/")[:2])
+        lines += ["", f"*Derived in chapter {number}:* :doc:`/{chapter}`", ""]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", use_vendored_javascript, priority=100)
+    app.connect("config-inited", use_repository, priority=100)
+    app.connect("autodoc-process-docstring", link_chapter)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
