@@ -1,0 +1,142 @@
+"""Checks at the door: every message names parameter, value and allowed range."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INF = float("inf")
+
+
+class EmptySupportError(ValueError):
+    """A stage left a row without any token to choose from."""
+
+
+def integer(
+    name: str, value: Any, *, low: int, high: int | None = None, hint: str = ""
+) -> int:
+    """Return ``value`` as an int in [low, high], or raise TypeError or ValueError."""
+    allowed = f">= {low}" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(_message(name, value, f"must be an integer {allowed}", hint))
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise ValueError(_message(name, value, f"must be an integer {allowed}", hint))
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    low: float,
+    high: float = INF,
+    low_open: bool = True,
+    hint: str = "",
+) -> float:
+    """Return ``value`` as a finite float in the interval, or raise."""
+    left = f"> {low:g}" if low_open else f">= {low:g}"
+    allowed = f"must be a number {left}" + ("" if high == INF else f" and <= {high:g}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(_message(name, value, allowed, hint))
+    number = float(value)
+    too_low = number <= low if low_open else number < low
+    if not math.isfinite(number) or too_low or number > high:
+        raise ValueError(_message(name, value, allowed, hint))
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return ``value`` if it is a bool, or raise TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(_message(name, value, "must be True or False"))
+    return value
+
+
+def logits(value: Any, *, stage: str) -> Tensor:
+    """Return ``value`` if it is a legal logits tensor ``(..., vocab)``, or raise.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: no vocabulary axis, NaN or +inf inside.
+        EmptySupportError: a row holds -inf only.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = (
+            f"{value.dtype} tensor"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise TypeError(f"{stage}: logits must be a floating-point tensor, got {kind}")
+    if value.ndim == 0 or value.shape[-1] == 0:
+        raise ValueError(
+            f"{stage}: logits must have shape (..., vocab) with vocab >= 1, "
+            f"got {tuple(value.shape)}"
+        )
+    if value.numel():
+        # max() propagates NaN, so one pass over the tensor finds all three faults.
+        top = value.amax(dim=-1)
+        if not bool((top.abs() < INF).all()):
+            _explain(value, top, stage)
+    return value
+
+
+def _explain(value: Tensor, top: Tensor, stage: str) -> None:
+    if bool(top.isnan().any()):
+        raise ValueError(
+            f"{stage}: logits contain NaN; allowed are finite numbers and -inf. "
+            "NaN usually comes from 0/0, inf - inf, or a model that overflowed in fp16"
+        )
+    if bool((top == INF).any()):
+        raise ValueError(
+            f"{stage}: logits contain +inf; allowed are finite numbers and -inf "
+            "(did a division by a tiny temperature overflow?)"
+        )
+    row = first_row(top == -INF)
+    raise EmptySupportError(
+        f"{stage}: row {row} has no token left, every logit is -inf; "
+        "at least one must be finite"
+    )
+
+
+def first_row(mask: Tensor) -> str:
+    """Name the first True place of ``mask`` as a row index, '0' for a single row."""
+    index = mask.nonzero()[0].tolist()
+    return ", ".join(map(str, index)) if index else "0"
+
+
+def token_ids(name: str, value: Any, *, vocab_size: int | None = None) -> Tensor:
+    """Return ``value`` if it is an integer tensor ``(batch, length)`` of legal ids."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be an integer tensor of shape (batch, length), "
+            f"got {type(value).__name__}"
+        )
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integer token ids, got dtype {value.dtype}")
+    if value.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape (batch, length), got {tuple(value.shape)}"
+            + ("; add the batch axis with [None, :]" if value.ndim == 1 else "")
+        )
+    if value.shape[0] == 0:
+        raise ValueError(
+            f"{name} holds no prompt: shape {tuple(value.shape)}, batch >= 1"
+        )
+    if vocab_size is not None and value.numel():
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high >= vocab_size:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"{name} holds the id {wrong}; allowed are 0 to {vocab_size - 1} "
+                "(do tokenizer and model belong together?)"
+            )
+    return value
+
+
+def _message(name: str, value: Any, allowed: str, hint: str = "") -> str:
+    return f"{name}={value!r} {allowed}" + (f": {hint}" if hint else "")

@@ -1,0 +1,385 @@
+"""The order of stages: settings in, one callable pipeline out.
+
+    input_ids, logits, u -> bans -> temperature -> top-k -> top-p -> selection -> token
+
+The order is data: ``Pipeline.stages`` shows it, and a pipeline with another order, or
+with a stage of one's own, is built by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib import _validate
+from lib._validate import EmptySupportError
+from lib.distribution import check_temperature, temperature_stage
+from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
+from lib.selection import greedy_stage, sample_stage
+from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """One validated set of decoding parameters, named as in ``transformers``.
+
+    Every default is neutral. ``transformers`` differs in one: its ``top_k`` is 50
+    where a model's generation_config sets none.
+
+    Args:
+        do_sample: draw from the final distribution; False takes its maximum.
+        temperature: T > 0; no effect without sampling.
+        top_k: keep the k most probable tokens; 0 is off; no effect without sampling.
+        top_p: keep the smallest set with this mass; 1.0 is off; no effect without
+            sampling.
+        no_repeat_ngram_size: ban tokens that repeat an n-gram; 0 is off.
+        min_new_tokens: ban ``eos_token_id`` until this many new tokens are there.
+        eos_token_id: the ids that end a sequence, for ``min_new_tokens``.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: a value out of range.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+    eos_token_id: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        _validate.flag("do_sample", self.do_sample)
+        # temperature=0 or top_p=0 beside do_sample=False is how many people write
+        # "greedy"; there they have no effect, with sampling they have no meaning.
+        if self.do_sample or self.temperature != 0:
+            check_temperature(self.temperature)
+        if self.do_sample or self.top_p != 0:
+            check_top_p(self.top_p)
+        check_top_k(self.top_k)
+        check_ngram_size(self.no_repeat_ngram_size)
+        _validate.integer("min_new_tokens", self.min_new_tokens, low=0)
+        eos = self.eos_token_id
+        ids = [eos] if isinstance(eos, int) else list(eos)
+        for token in ids:
+            _validate.integer("eos_token_id", token, low=0)
+        object.__setattr__(self, "eos_token_id", tuple(ids))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage may look at besides the logits.
+
+    Args:
+        input_ids: tokens so far, ``(rows, length)``.
+        attention_mask: 0 at padding, ``(rows, length)``; None where there is none.
+        index: number of new tokens so far; None where nobody counts.
+        live: ``(rows,)``, False for rows that have ended, whose logits no longer
+            matter; None where all are alive.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None = None
+    index: int | None = None
+    live: Tensor | None = None
+
+
+StageFunction = Callable[[Step, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One named transformation of the logits in a pipeline.
+
+    Args:
+        name: as errors, traces and ``repr`` show it.
+        function: ``(step, logits) -> logits``; must not change its input.
+        settings: the parameters, for ``repr`` and traces.
+        may_empty: whether the stage can leave a row without tokens.
+        with_memory: makes a form of ``function`` that remembers earlier steps of one
+            generation, equal to it and cheaper.
+    """
+
+    name: str
+    function: StageFunction
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    may_empty: bool = True
+    with_memory: Callable[[], StageFunction] | None = None
+
+    def __call__(self, step: Step, logits: Tensor) -> Tensor:
+        """Apply the stage to logits ``(rows, vocab)``."""
+        return self.function(step, logits)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value}" for value in self.settings.values())
+        return f"{self.name}({values})"
+
+
+class Pipeline:
+    """A list of stages and a selection, callable as ``(input_ids, logits, u) -> ids``.
+
+    Args:
+        stages: ``Stage`` objects, or callables ``(input_ids, logits) -> logits`` (the
+            signature of a ``transformers`` logits processor), in order.
+        do_sample: draw the token with ``u`` instead of taking the maximum.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[Stage | Callable[[Tensor, Tensor], Tensor]],
+        *,
+        do_sample: bool = False,
+    ) -> None:
+        self.stages: list[Stage] = [_as_stage(stage) for stage in stages]
+        self.do_sample = _validate.flag("do_sample", do_sample)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        logits: Tensor,
+        u: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        index: int | None = None,
+    ) -> Tensor:
+        """Choose the next token of each row.
+
+        Args:
+            input_ids: tokens so far, integer tensor ``(rows, length)``.
+            logits: float tensor ``(rows, vocab)``.
+            u: uniforms in [0, 1), ``(rows,)``; needed for sampling.
+            attention_mask: ``(rows, length)``, 0 at padding.
+            index: number of new tokens so far; needed for ``min_new_tokens``.
+
+        Returns:
+            Token ids, int64 ``(rows,)``.
+
+        Raises:
+            TypeError: wrong types.
+            ValueError: NaN or +inf in the logits, or u missing.
+            EmptySupportError: a stage left a row nothing; says stage, row and step.
+        """
+        step = Step(input_ids, attention_mask, index)
+        return self.select(self.process(step, logits), u)
+
+    def process(
+        self,
+        step: Step,
+        logits: Tensor,
+        watch: Callable[[Stage, Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Run the stages alone; ``watch`` is told of each as (stage, before, after)."""
+        try:
+            logits = _validate.logits(logits, stage="model")
+        except ValueError as error:
+            raise type(error)(f"{error}{_at(step)}") from None
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        for stage in self.stages:
+            before, logits = logits, stage(step, logits)
+            if stage.may_empty:
+                _check_output(stage, step, logits)
+            if watch is not None:
+                watch(stage, before, logits)
+        return logits
+
+    def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
+        """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
+        if not self.do_sample:
+            return greedy_stage(logits)
+        if u is None:
+            raise ValueError("u=None: a sampling pipeline needs one uniform a row")
+        return sample_stage(logits, u)
+
+    def with_memory(self) -> Pipeline:
+        """A copy for one generation, in which stages may remember earlier steps."""
+        stages = [
+            Stage(s.name, s.with_memory(), s.settings, s.may_empty)
+            if s.with_memory
+            else s
+            for s in self.stages
+        ]
+        return Pipeline(stages, do_sample=self.do_sample)
+
+    def __repr__(self) -> str:
+        selection = "sample" if self.do_sample else "greedy"
+        return " -> ".join([*map(repr, self.stages), selection])
+
+
+def build_pipeline(settings: SamplingSettings) -> Pipeline:
+    """Assemble the standard order: bans, temperature, top-k, top-p, selection.
+
+    A neutral setting adds no stage, and without sampling temperature, top-k and top-p
+    add none, as in ``transformers``.
+
+    Args:
+        settings: validated parameters.
+
+    Returns:
+        The pipeline; its ``stages`` list can be read and reordered.
+
+    Defined in chapter 7.
+    """
+    s = settings
+    stages = []
+    if s.min_new_tokens and s.eos_token_id:
+        stages.append(_min_new_tokens(s.min_new_tokens, tuple(s.eos_token_id)))
+    if s.no_repeat_ngram_size:
+        stages.append(_no_repeat_ngram(s.no_repeat_ngram_size))
+    if s.do_sample and s.temperature != 1.0:
+        stages.append(_simple("temperature", temperature_stage, s.temperature))
+    if s.do_sample and s.top_k:
+        stages.append(_simple("top_k", top_k_stage, s.top_k))
+    if s.do_sample and s.top_p != 1.0:
+        stages.append(_simple("top_p", top_p_stage, s.top_p))
+    return Pipeline(stages, do_sample=s.do_sample)
+
+
+def as_logits_processor(
+    stage: Callable[..., Tensor], **settings: Any
+) -> _LogitsProcessor:
+    """Make a stage usable in ``model.generate(logits_processor=[...])``.
+
+    ``transformers`` goes on to apply its own settings, among them a top_k of 50 where
+    none is given: pass ``top_k=0, temperature=1.0, top_p=1.0`` there.
+
+    Args:
+        stage: a public stage such as ``apply_top_k``, or any function
+            ``(logits, **settings)`` or ``(input_ids, logits, **settings)``.
+        **settings: passed to the stage at every step.
+
+    Returns:
+        A callable ``(input_ids, scores) -> scores``.
+
+    Raises:
+        TypeError: the stage does not take these settings.
+    """
+    names = list(inspect.signature(stage).parameters)
+    history = bool(names) and names[0] == "input_ids"
+    inspect.signature(stage).bind(*([None] * (2 if history else 1)), **settings)
+    return _LogitsProcessor(stage, history, settings)
+
+
+@dataclass(frozen=True)
+class _LogitsProcessor:
+    stage: Callable[..., Tensor]
+    history: bool
+    settings: Mapping[str, Any]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        inputs = (input_ids, scores) if self.history else (scores,)
+        return self.stage(*inputs, **self.settings)
+
+
+def _simple(name: str, function: Callable[[Tensor, Any], Tensor], value: Any) -> Stage:
+    """A stage of one parameter that looks at the logits alone and empties no row."""
+    return Stage(
+        name,
+        lambda step, logits: function(logits, value),
+        {name: value},
+        may_empty=False,
+    )
+
+
+def _min_new_tokens(minimum: int, eos_token_id: tuple[int, ...]) -> Stage:
+    def ban_eos(step: Step, logits: Tensor) -> Tensor:
+        if step.index is None:
+            raise ValueError(
+                "index=None: min_new_tokens needs the number of new tokens so far"
+            )
+        if step.index >= minimum:
+            return logits
+        ids = torch.tensor(eos_token_id, device=logits.device)
+        return logits.index_fill(-1, ids, -torch.inf)
+
+    return Stage("min_new_tokens", ban_eos, {"min_new_tokens": minimum})
+
+
+def _no_repeat_ngram(n: int) -> Stage:
+    def ban(step: Step, logits: Tensor) -> Tensor:
+        return no_repeat_ngram_stage(step.input_ids, logits, n, step.attention_mask)
+
+    return Stage(
+        "no_repeat_ngram",
+        ban,
+        {"no_repeat_ngram_size": n},
+        with_memory=lambda: _RememberedBan(n),
+    )
+
+
+class _RememberedBan:
+    """The n-gram ban of one generation, which reads only the tokens new to it."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._rows: list[NGramIndex] = []
+        self._length = 0
+
+    def __call__(self, step: Step, logits: Tensor) -> Tensor:
+        ids, mask = step.input_ids, step.attention_mask
+        if not self._rows:
+            self._rows = [NGramIndex(self._n) for _ in range(ids.shape[0])]
+        news = ids[:, self._length :].tolist()
+        real = None if mask is None else mask[:, self._length :].tolist()
+        for row, index in enumerate(self._rows):
+            for column, token in enumerate(news[row]):
+                if real is None or real[row][column]:
+                    index.append(token)
+        self._length = ids.shape[1]
+        banned = [
+            (row, token)
+            for row, index in enumerate(self._rows)
+            for token in index.banned()
+            if token < logits.shape[-1]
+        ]
+        if not banned:
+            return logits
+        rows, tokens = zip(*banned, strict=True)
+        where = (
+            torch.tensor(rows, device=logits.device),
+            torch.tensor(tokens, device=logits.device),
+        )
+        return logits.index_put(where, logits.new_tensor(-torch.inf))
+
+
+def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
+    if isinstance(stage, Stage):
+        return stage
+    if not callable(stage):
+        raise TypeError(
+            f"stages: {stage!r} must be a Stage or a callable "
+            "(input_ids, logits) -> logits"
+        )
+    function = stage
+    name = getattr(stage, "__name__", type(stage).__name__)
+    return Stage(name, lambda step, logits: function(step.input_ids, logits))
+
+
+def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:
+    """Refuse NaN, +inf and rows without tokens where a stage may have made them."""
+    top = logits.amax(dim=-1)
+    if step.live is not None:
+        top = top.masked_fill(~step.live, 0.0)
+    if bool((top.abs() < torch.inf).all()):
+        return
+    if bool((top == -torch.inf).any()):
+        row = _validate.first_row(top == -torch.inf)
+        raise EmptySupportError(
+            f"stage {stage} leaves row {row} no token to choose from{_at(step)}; "
+            "loosen this stage, or run it before those that had removed the others"
+        )
+    row = _validate.first_row(~(top.abs() < torch.inf))
+    raise ValueError(
+        f"stage {stage} returned NaN or +inf in row {row}{_at(step)}; "
+        "allowed are finite numbers and -inf"
+    )
+
+
+def _at(step: Step) -> str:
+    return "" if step.index is None else f" (step {step.index})"

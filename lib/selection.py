@@ -1,0 +1,84 @@
+"""Selection: one token from the final distribution, greedy or sampled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib import _validate
+
+
+def greedy(logits: Tensor) -> Tensor:
+    r"""Choose the most probable token, :math:`\arg\max_v z_v`; at a tie the lowest id.
+
+    Args:
+        logits: float tensor ``(..., vocab)``; -inf marks a removed token.
+
+    Returns:
+        Token ids, int64 ``(...)``.
+
+    Raises:
+        TypeError: ``logits`` is no float tensor.
+        ValueError: NaN, +inf, or a row of -inf only.
+
+    Defined in chapter 6.
+    """
+    _validate.logits(logits, stage="greedy")
+    return greedy_stage(logits)
+
+
+def sample(logits: Tensor, u: Tensor) -> Tensor:
+    r"""Draw a token by inverting the cumulative distribution at ``u``.
+
+    The choice is the first token v, in id order, with
+    :math:`\sum_{w \le v} e^{z_w} > u \sum_w e^{z_w}`, both sums in float64. A token
+    of probability zero is never chosen.
+
+    Args:
+        logits: float tensor ``(..., vocab)``; -inf marks a removed token.
+        u: uniforms in [0, 1), float tensor ``(...)``, one a row.
+
+    Returns:
+        Token ids, int64 ``(...)``.
+
+    Raises:
+        TypeError: wrong types.
+        ValueError: u outside [0, 1) or of another shape; NaN, +inf, or a row of
+            -inf only.
+
+    Source: Devroye (1986), chapter III.2. Defined in chapter 6.
+    """
+    _validate.logits(logits, stage="sample")
+    if not isinstance(u, Tensor) or not u.is_floating_point():
+        kind = f"{u.dtype} tensor" if isinstance(u, Tensor) else type(u).__name__
+        raise TypeError(f"sample: u must be a floating-point tensor, got {kind}")
+    if u.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"sample: u has shape {tuple(u.shape)}; allowed is one uniform a row, "
+            f"{tuple(logits.shape[:-1])}"
+        )
+    if not bool(((u >= 0) & (u < 1)).all()):
+        wrong = u[~((u >= 0) & (u < 1))].flatten()[0].item()
+        raise ValueError(f"sample: u={wrong} must be a number >= 0 and < 1")
+    return sample_stage(logits, u)
+
+
+def greedy_stage(logits: Tensor) -> Tensor:
+    """``greedy`` without its checks."""
+    return logits.argmax(dim=-1)
+
+
+def sample_stage(logits: Tensor, u: Tensor) -> Tensor:
+    """``sample`` without its checks."""
+    wide = accumulate_in(logits)
+    mass = (wide - wide.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1)
+    total = mass[..., -1:]
+    # u < 1, yet u * total may round up to total, which no token's mass exceeds.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(u.to(wide).unsqueeze(-1) * total, below)
+    return torch.searchsorted(mass, target, right=True).squeeze(-1).to(logits.device)
+
+
+def accumulate_in(logits: Tensor) -> Tensor:
+    """Logits in float64, in which masses are summed; MPS has none, so on the CPU."""
+    return logits.cpu().double() if logits.device.type == "mps" else logits.double()
