@@ -209,8 +209,8 @@ def _attention_mask(mask: Any, input_ids: Tensor, *, left_only: bool) -> Tensor 
     if left_only and bool((mask[:, 1:] < mask[:, :-1]).any()):
         row = _validate.first_row((mask[:, 1:] < mask[:, :-1]).any(dim=1))
         raise ValueError(
-            f"{name} of row {row} has a 0 after a 1; allowed is padding on the left only: "
-            "set tokenizer.padding_side = 'left'"
+            f"{name} of row {row} has a 0 after a 1; allowed is padding on the left "
+            "only: set tokenizer.padding_side = 'left'"
         )
     return None if bool(mask.all()) else mask
 
@@ -301,8 +301,8 @@ def _decoder_start(model: Any, rows: Tensor) -> Tensor:
         start = _model_default(model, "bos_token_id")
     if start is None:
         raise ValueError(
-            "decoder_start_token_id=None: the model's configuration must name the token "
-            "that its decoder begins with"
+            "decoder_start_token_id=None: the model's configuration must name the "
+            "token that its decoder begins with"
         )
     return rows.new_full((rows.shape[0], 1), int(start))
 

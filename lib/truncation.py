@@ -10,7 +10,7 @@ from lib.selection import accumulate_in
 
 
 def apply_top_k(logits: Tensor, top_k: int) -> Tensor:
-    r"""Keep the k largest logits: :math:`z_v \mapsto -\infty` where :math:`z_v < z_{(k)}`.
+    r"""Keep the k largest logits: :math:`-\infty` wherever :math:`z_v < z_{(k)}`.
 
     :math:`z_{(k)}` is the k-th largest logit. All tokens tied with it stay, so that
     more than k can remain.
@@ -35,7 +35,7 @@ def apply_top_k(logits: Tensor, top_k: int) -> Tensor:
 
 
 def apply_top_p(logits: Tensor, top_p: float) -> Tensor:
-    r"""Keep the nucleus: the smallest set of top tokens with mass at least :math:`\rho`.
+    r"""Keep the nucleus: the smallest set of top tokens with mass :math:`\rho`.
 
     A token stays iff the tokens with strictly larger logits hold less than
     :math:`\rho` of the mass. The crossing token stays, and so do all tokens tied
