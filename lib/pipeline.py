@@ -20,7 +20,7 @@ from lib import _validate
 from lib._validate import EmptySupportError
 from lib.distribution import check_temperature, temperature_stage
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
-from lib.selection import greedy_stage, sample_stage
+from lib.selection import check_uniforms, greedy_stage, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
 
 
@@ -162,9 +162,18 @@ class Pipeline:
 
         Raises:
             TypeError: wrong types.
-            ValueError: NaN or +inf in the logits, or u missing.
+            ValueError: NaN or +inf in the logits, shapes that do not fit, or u missing.
             EmptySupportError: a stage left a row nothing; says stage, row and step.
         """
+        _validate.token_ids("input_ids", input_ids)
+        _validate.logits(logits, stage="model")
+        if logits.ndim != 2 or logits.shape[0] != input_ids.shape[0]:
+            raise ValueError(
+                f"logits has shape {tuple(logits.shape)}; allowed is (rows, vocab) with "
+                f"{input_ids.shape[0]} rows, those of input_ids"
+            )
+        if self.do_sample and u is not None:
+            check_uniforms(u, logits)
         step = Step(input_ids, attention_mask, index)
         return self.select(self.process(step, logits), u)
 

@@ -49,6 +49,12 @@ def sample(logits: Tensor, u: Tensor) -> Tensor:
     Source: Devroye (1986), chapter III.2. Defined in chapter 6.
     """
     _validate.logits(logits, stage="sample")
+    check_uniforms(u, logits)
+    return sample_stage(logits, u)
+
+
+def check_uniforms(u: Tensor, logits: Tensor) -> None:
+    """Refuse anything but one uniform in [0, 1) for each row of ``logits``."""
     if not isinstance(u, Tensor) or not u.is_floating_point():
         kind = f"{u.dtype} tensor" if isinstance(u, Tensor) else type(u).__name__
         raise TypeError(f"sample: u must be a floating-point tensor, got {kind}")
@@ -60,7 +66,6 @@ def sample(logits: Tensor, u: Tensor) -> Tensor:
     if not bool(((u >= 0) & (u < 1)).all()):
         wrong = u[~((u >= 0) & (u < 1))].flatten()[0].item()
         raise ValueError(f"sample: u={wrong} must be a number >= 0 and < 1")
-    return sample_stage(logits, u)
 
 
 def greedy_stage(logits: Tensor) -> Tensor:
