@@ -9,14 +9,13 @@ from typing import Any, Unpack, overload
 import torch
 from torch import Tensor
 
-from lib.forward import CachedForward, device_of
+from lib import _validate
+from lib.forward import CachedForward, device_of, evaluating
 from lib.luck import uniforms
-from lib.pipeline import Pipeline, Stage, Step
+from lib.pipeline import Pipeline, Step, Watch
 from lib.request import Arguments, Request, TextArguments, prepare
 
 _LUCK_BLOCK = 256  # uniforms are drawn for so many steps at a time
-
-Watch = Callable[[Stage, Tensor, Tensor], None]
 
 
 def generate(
@@ -175,12 +174,7 @@ def complete(
         TypeError: as ``generate``.
         ValueError: as ``generate``.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(
-                f"prompts must be a str or a list of str, got {text!r} in it"
-            )
+    texts = _validate.strings("prompts", prompts)
     ids, mask = _encode(tokenizer, texts, model)
     request = prepare(model, ids, attention_mask=mask, tokenizer=tokenizer, **settings)
     rows = _real_tokens(request)
@@ -195,15 +189,15 @@ class Emitted:
     Args:
         tokens: int64 ``(rows,)``; ``pad_token_id`` where a row had ended.
         live: bool ``(rows,)``, False where a row had ended before this step.
-        raw: the model's logits, ``(rows, vocab)``.
-        final: the same after all stages.
+        raw: the model's logits, ``(rows, vocab)``; None unless watched.
+        final: the same after all stages; None unless watched.
         u: the uniforms, float64 ``(rows,)``; None for greedy decoding.
     """
 
     tokens: Tensor
     live: Tensor
-    raw: Tensor
-    final: Tensor
+    raw: Tensor | None
+    final: Tensor | None
     u: Tensor | None
 
 
@@ -215,16 +209,15 @@ def run(
     """Carry a checked request out, step by step.
 
     ``watch`` is told what each stage did; ``luck`` gives the uniforms of a step in
-    place of those of the request's seeds.
+    place of those of the request's seeds. Between two steps the model is in whatever
+    mode its owner left it.
     """
-    model, training = request.model, request.model.training
-    model.eval()
-    try:
+    with evaluating(request.model):
         loop = _Loop(request, watch, luck or luck_of(request))
-        while not loop.finished:
-            yield loop.advance()
-    finally:
-        model.train(training)
+    while not loop.finished:
+        with evaluating(request.model):
+            step = loop.advance()
+        yield step
 
 
 def luck_of(request: Request) -> Callable[[int], Tensor]:
@@ -272,11 +265,28 @@ class _Loop:
 
     def advance(self) -> Emitted:
         """Choose one token a row, and note which rows end with it."""
+        raw = final = None
+        index = self._length - self._first
+        u = self._luck(index) if self._pipeline.do_sample else None
         with torch.inference_mode():
-            raw, final, u, chosen = self._choose()
+            ids = self._ids[:, : self._length]
+            mask = None if self._mask is None else self._mask[:, : self._length]
+            logits = self._forward.logits(ids, mask)
+            step = Step(ids, mask, index, live=~self._ended)
+            u = None if u is None else u.to(logits.device)
+            if self._watch is None:
+                chosen = self._pipeline.choose(step, logits, u)
+            else:
+                raw, final = logits, self._pipeline.process(step, logits, self._watch)
+                chosen = self._pipeline.select(final, u)
         live = ~self._ended
         # Outside inference mode: a tensor that a caller may change in place.
         tokens = chosen.masked_fill(self._ended, self._request.pad_token_id)
+        self._note(tokens)
+        return Emitted(tokens, live, raw, final, u)
+
+    def _note(self, tokens: Tensor) -> None:
+        """Append tokens, and find out which rows have ended."""
         self._ids[:, self._length] = tokens
         self._length += 1
         if len(self._eos):
@@ -284,17 +294,6 @@ class _Loop:
         if self._request.stop is not None:
             self._ended = self._ended | self._request.stop(self._ids[:, : self._length])
         self.finished = self._length == self._last or bool(self._ended.all())
-        return Emitted(tokens, live, raw, final, u)
-
-    def _choose(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        ids = self._ids[:, : self._length]
-        mask = None if self._mask is None else self._mask[:, : self._length]
-        raw = self._forward.logits(ids, mask)
-        index = self._length - self._first
-        step = Step(ids, mask, index, live=~self._ended)
-        final = self._pipeline.process(step, raw, self._watch)
-        u = self._luck(index).to(raw.device) if self._pipeline.do_sample else None
-        return raw, final, u, self._pipeline.select(final, u)
 
 
 def _real_tokens(request: Request) -> list[list[int]]:
@@ -318,11 +317,15 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 
 def _encode(tokenizer: Any, texts: list[str], model: Any) -> tuple[Tensor, Tensor]:
     """Token ids and mask on the model's device, padded on the left."""
+    _validate.tokenizer(tokenizer)
     rows = [tokenizer(text)["input_ids"] for text in texts]
     for text, row in zip(texts, rows, strict=True):
         if not row:
-            raise ValueError(f"prompt {text!r} has no tokens; at least one is needed")
-    width = max(map(len, rows), default=0)
+            raise ValueError(
+                f"prompt {text!r} has no tokens; it must have at least one: begin "
+                "with the tokenizer's bos_token where there is no text"
+            )
+    width = max(map(len, rows))
     # Padding is masked, so that any id will do: a tokenizer may have no pad token.
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

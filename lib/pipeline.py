@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,14 @@ from torch import Tensor
 
 from lib import _validate
 from lib._validate import EmptySupportError
+from lib.candidates import (
+    Candidates,
+    CandidateStage,
+    choose,
+    temperature_candidates,
+    top_k_candidates,
+    top_p_candidates,
+)
 from lib.distribution import check_temperature, temperature_stage
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
 from lib.selection import check_uniforms, greedy_stage, sample_stage
@@ -104,6 +112,8 @@ class Stage:
         may_empty: whether the stage can leave a row without tokens.
         with_memory: makes a form of ``function`` that remembers earlier steps of one
             generation, equal to it and cheaper.
+        on_candidates: a form of ``function`` that works on the few best tokens, equal
+            to it and cheaper.
     """
 
     name: str
@@ -111,6 +121,7 @@ class Stage:
     settings: Mapping[str, Any] = field(default_factory=dict)
     may_empty: bool = True
     with_memory: Callable[[], StageFunction] | None = None
+    on_candidates: CandidateStage | None = None
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
         """Apply the stage to logits ``(rows, vocab)``."""
@@ -119,6 +130,9 @@ class Stage:
     def __repr__(self) -> str:
         values = ", ".join(f"{value}" for value in self.settings.values())
         return f"{self.name}({values})"
+
+
+Watch = Callable[[Stage, Tensor, Tensor], None]
 
 
 class Pipeline:
@@ -169,34 +183,39 @@ class Pipeline:
         _validate.logits(logits, stage="model")
         if logits.ndim != 2 or logits.shape[0] != input_ids.shape[0]:
             raise ValueError(
-                f"logits has shape {tuple(logits.shape)}; allowed is (rows, vocab) with "
-                f"{input_ids.shape[0]} rows, those of input_ids"
+                f"logits has shape {tuple(logits.shape)}; allowed is (rows, vocab) "
+                f"with {input_ids.shape[0]} rows, those of input_ids"
             )
         if self.do_sample and u is not None:
             check_uniforms(u, logits)
         step = Step(input_ids, attention_mask, index)
-        return self.select(self.process(step, logits), u)
+        return self.choose(step, logits, u)
 
     def process(
         self,
         step: Step,
         logits: Tensor,
-        watch: Callable[[Stage, Tensor, Tensor], None] | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
         """Run the stages alone; ``watch`` is told of each as (stage, before, after)."""
-        try:
-            logits = _validate.logits(logits, stage="model")
-        except ValueError as error:
-            raise type(error)(f"{error}{_at(step)}") from None
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        for stage in self.stages:
-            before, logits = logits, stage(step, logits)
-            if stage.may_empty:
-                _check_output(stage, step, logits)
-            if watch is not None:
-                watch(stage, before, logits)
-        return logits
+        return _run(self.stages, step, _checked(step, logits), watch)
+
+    def choose(self, step: Step, logits: Tensor, u: Tensor | None) -> Tensor:
+        """The next tokens, ``(rows, vocab)`` -> int64 ``(rows,)``.
+
+        Equal to ``select(process(step, logits), u)``. Stages at the end of the list
+        that can work on the few best candidates do so.
+        """
+        dense, tail = _split(self.stages)
+        if not self.do_sample or u is None or not tail:
+            return self.select(self.process(step, logits), u)
+        logits = _run(dense, step, _checked(step, logits))
+        few = [stage.on_candidates for stage in tail if stage.on_candidates]
+        tokens = choose(logits, few, u, _first_count(tail))
+        left = (tokens < 0).nonzero().flatten()
+        if len(left):  # rows whose nucleus, or whose ties, go through the vocabulary
+            tokens[left] = self.select(_run(tail, step, logits[left]), u[left])
+        return tokens
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
@@ -209,7 +228,7 @@ class Pipeline:
     def with_memory(self) -> Pipeline:
         """A copy for one generation, in which stages may remember earlier steps."""
         stages = [
-            Stage(s.name, s.with_memory(), s.settings, s.may_empty)
+            replace(s, function=s.with_memory(), with_memory=None)
             if s.with_memory
             else s
             for s in self.stages
@@ -242,11 +261,15 @@ def build_pipeline(settings: SamplingSettings) -> Pipeline:
     if s.no_repeat_ngram_size:
         stages.append(_no_repeat_ngram(s.no_repeat_ngram_size))
     if s.do_sample and s.temperature != 1.0:
-        stages.append(_simple("temperature", temperature_stage, s.temperature))
+        stages.append(
+            _simple(
+                "temperature", s.temperature, temperature_stage, temperature_candidates
+            )
+        )
     if s.do_sample and s.top_k:
-        stages.append(_simple("top_k", top_k_stage, s.top_k))
+        stages.append(_simple("top_k", s.top_k, top_k_stage, top_k_candidates))
     if s.do_sample and s.top_p != 1.0:
-        stages.append(_simple("top_p", top_p_stage, s.top_p))
+        stages.append(_simple("top_p", s.top_p, top_p_stage, top_p_candidates))
     return Pipeline(stages, do_sample=s.do_sample)
 
 
@@ -286,14 +309,61 @@ class _LogitsProcessor:
         return self.stage(*inputs, **self.settings)
 
 
-def _simple(name: str, function: Callable[[Tensor, Any], Tensor], value: Any) -> Stage:
+def _simple(
+    name: str,
+    value: Any,
+    function: Callable[[Tensor, Any], Tensor],
+    twin: Callable[[Candidates, Any], Candidates],
+) -> Stage:
     """A stage of one parameter that looks at the logits alone and empties no row."""
     return Stage(
         name,
         lambda step, logits: function(logits, value),
         {name: value},
         may_empty=False,
+        on_candidates=lambda kept: twin(kept, value),
     )
+
+
+def _run(
+    stages: Iterable[Stage], step: Step, logits: Tensor, watch: Watch | None = None
+) -> Tensor:
+    for stage in stages:
+        before, logits = logits, stage(step, logits)
+        if stage.may_empty:
+            _check_output(stage, step, logits)
+        if watch is not None:
+            watch(stage, before, logits)
+    return logits
+
+
+def _split(stages: Sequence[Stage]) -> tuple[Sequence[Stage], Sequence[Stage]]:
+    """Stages that need the whole vocabulary, and those after them that need not.
+
+    The second part is empty unless it truncates: temperature alone removes nothing.
+    """
+    first = len(stages)
+    while first and stages[first - 1].on_candidates is not None:
+        first -= 1
+    tail = stages[first:]
+    truncates = any(stage.name != "temperature" for stage in tail)
+    return (stages[:first], tail) if truncates else (stages, [])
+
+
+def _first_count(stages: Sequence[Stage]) -> int:
+    """Candidates to begin with: enough for top_k and a few ties, or a usual nucleus."""
+    wanted: list[int] = [stage.settings.get("top_k", 0) for stage in stages]
+    return 16 + max(48, *wanted)
+
+
+def _checked(step: Step, logits: Tensor) -> Tensor:
+    """A model's logits, in at least float32."""
+    try:
+        logits = _validate.logits(logits, stage="model")
+    except ValueError as error:
+        raise type(error)(f"{error}{_at(step)}") from None
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.float() if half else logits
 
 
 def _min_new_tokens(minimum: int, eos_token_id: tuple[int, ...]) -> Stage:

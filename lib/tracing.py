@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Unpack
@@ -145,7 +146,7 @@ def trace(model: Any, input_ids: Tensor, **settings: Unpack[Arguments]) -> Trace
         custom_pipeline=settings.get("pipeline") is not None,
         input_ids=input_ids.tolist(),
         attention_mask=None if mask is None else mask.long().tolist(),
-        settings=facts,
+        settings=_plain(facts),
     )
 
 
@@ -186,6 +187,15 @@ def replay(
     request = prepare(model, input_ids, **arguments)
     sequences, steps = _record(request, _recorded_luck(trace))
     return replace(trace, sequences=sequences, steps=steps)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: lists for tuples, Python's numbers for NumPy's."""
+
+    def number(value: Any) -> int | float:
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+    return json.loads(json.dumps(value, default=number))
 
 
 def _recorded_luck(trace: Trace) -> Callable[[int], Tensor]:
@@ -243,6 +253,8 @@ def _step_records(
     index: int, live: Tensor, stages: list[list[StageRecord]], emitted: Emitted
 ) -> list[StepRecord]:
     token = emitted.tokens[live, None]
+    assert emitted.raw is not None  # the run is watched
+    assert emitted.final is not None
     raw, final = emitted.raw[live].float(), emitted.final[live]
     chosen = raw.gather(-1, token)
     ids = torch.arange(raw.shape[-1], device=raw.device)

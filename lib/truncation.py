@@ -90,15 +90,27 @@ def top_p_stage(logits: Tensor, top_p: float) -> Tensor:
     """``apply_top_p`` without its checks."""
     if top_p == 1.0:  # a float sum of the whole mass may fall on either side of 1
         return logits.clone()
-    threshold = _nucleus_threshold(accumulate_in(logits), top_p)
-    return logits.masked_fill(logits < threshold.to(logits), -torch.inf)
-
-
-def _nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
-    """The smallest logit of the nucleus, ``(..., 1)``; logits in float64."""
     ranked = logits.sort(dim=-1, descending=True).values
-    mass = torch.softmax(ranked, dim=-1).cumsum(dim=-1)
-    # The crossing rank is the first whose mass, itself included, reaches top_p;
-    # all ranks before it have less above them, and so do the ties of its class.
-    crossing = (mass < top_p).sum(dim=-1, keepdim=True)
-    return ranked.gather(-1, crossing.clamp_max(ranked.shape[-1] - 1))
+    rank = crossing_rank(accumulate_in(ranked), top_p).to(logits.device)
+    threshold = ranked.gather(-1, rank.clamp_max(logits.shape[-1] - 1))
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def crossing_rank(ranked: Tensor, top_p: float, total: Tensor | None = None) -> Tensor:
+    """The rank at which the mass reaches ``top_p``, that rank included.
+
+    A mass within 1e-12 of ``top_p`` has reached it: sums of the same numbers in
+    another order, which differ by less, cross at the same token.
+
+    Args:
+        ranked: logits in descending order, float64 ``(..., count)``.
+        top_p: the mass to reach.
+        total: sum of exp(logit - first logit) over the whole row, ``(..., 1)``; None
+            where ``ranked`` is the whole row.
+
+    Returns:
+        int64 ``(..., 1)``; ``count`` where the mass is not reached.
+    """
+    mass = (ranked - ranked[..., :1]).exp().cumsum(dim=-1)
+    total = mass[..., -1:] if total is None else total
+    return (mass < (top_p - 1e-12) * total).sum(dim=-1, keepdim=True)
