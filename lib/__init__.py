@@ -24,6 +24,7 @@ from lib.repetition import NGramIndex, apply_no_repeat_ngram
 from lib.selection import greedy, sample
 from lib.tracing import StageRecord, StepRecord, Trace, replay, trace
 from lib.truncation import apply_top_k, apply_top_p
+from lib.worlds import World
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "Step",
     "StepRecord",
     "Trace",
+    "World",
     "apply_no_repeat_ngram",
     "apply_temperature",
     "apply_top_k",
