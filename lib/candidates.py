@@ -112,9 +112,9 @@ def top_p_candidates(kept: Candidates, top_p: float) -> Candidates:
         dense = accumulate_in(kept.dense())
         total = (dense - ranked[:, :1]).exp().sum(dim=-1, keepdim=True)
     rank = crossing_rank(ranked, top_p, total)
-    last = kept.values.shape[-1] - 1
-    cut = _cut(kept, kept.values.gather(-1, rank.clamp_max(last).to(kept.ids)))
-    return replace(cut, short=cut.short | (rank > last).flatten().to(cut.short))
+    # Where the mass is not reached, the last candidate's class goes on for all we know.
+    rank = rank.clamp_max(kept.values.shape[-1] - 1).to(kept.ids.device)
+    return _cut(kept, kept.values.gather(-1, rank))
 
 
 def _all_short(kept: Candidates) -> Candidates:
