@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,28 @@ def integer(
     return number
 
 
+def integers(name: str, value: Any, **allowed: Any) -> tuple[int, ...]:
+    """Return one integer or several as a tuple; ``allowed`` as in ``integer``."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    ids = tuple(
+        integer(name, one, **allowed) for one in (value if several else [value])
+    )
+    if not ids:
+        hint = allowed.get("hint", "")
+        raise ValueError(_message(name, value, "must hold at least one integer", hint))
+    return ids
+
+
+def strings(name: str, value: Any) -> list[str]:
+    """Return one str or several, at least one, as a list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+        raise TypeError(_message(name, value, "must be a str or a list of str"))
+    if not texts:
+        raise ValueError(_message(name, value, "must hold at least one str"))
+    return list(texts)
+
+
 def real(
     name: str,
     value: Any,
@@ -43,7 +66,10 @@ def real(
     allowed = f"must be a number {left}" + ("" if high == INF else f" and <= {high:g}")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(_message(name, value, allowed, hint))
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond every float
+        number = INF
     too_low = number <= low if low_open else number < low
     if not math.isfinite(number) or too_low or number > high:
         raise ValueError(_message(name, value, allowed, hint))
@@ -72,6 +98,7 @@ def logits(value: Any, *, stage: str) -> Tensor:
             else type(value).__name__
         )
         raise TypeError(f"{stage}: logits must be a floating-point tensor, got {kind}")
+    on_a_real_device("logits", value)
     if value.ndim == 0 or value.shape[-1] == 0:
         raise ValueError(
             f"{stage}: logits must have shape (..., vocab) with vocab >= 1, "
@@ -88,12 +115,14 @@ def logits(value: Any, *, stage: str) -> Tensor:
 def _explain(value: Tensor, top: Tensor, stage: str) -> None:
     if bool(top.isnan().any()):
         raise ValueError(
-            f"{stage}: logits contain NaN; allowed are finite numbers and -inf. "
+            f"{stage}: logits contain NaN in row {first_row(top.isnan())}; "
+            "allowed are finite numbers and -inf. "
             "NaN usually comes from 0/0, inf - inf, or a model that overflowed in fp16"
         )
     if bool((top == INF).any()):
         raise ValueError(
-            f"{stage}: logits contain +inf; allowed are finite numbers and -inf "
+            f"{stage}: logits contain +inf in row {first_row(top == INF)}; "
+            "allowed are finite numbers and -inf "
             "(did a division by a tiny temperature overflow?)"
         )
     row = first_row(top == -INF)
@@ -109,12 +138,37 @@ def first_row(mask: Tensor) -> str:
     return ", ".join(map(str, index)) if index else "0"
 
 
-def token_ids(name: str, value: Any, *, vocab_size: int | None = None) -> Tensor:
+def on_a_real_device(name: str, value: Tensor) -> None:
+    """Refuse a tensor without numbers in it."""
+    if value.device.type == "meta":
+        raise ValueError(
+            f"{name} is on the device meta, which holds no numbers; "
+            "allowed is a device that does, such as cpu or cuda"
+        )
+
+
+def same_device(name: str, value: Tensor, other: str, device: torch.device) -> None:
+    """Refuse a tensor that is not where it is needed."""
+    if value.device != device:
+        raise ValueError(
+            f"{name} is on {value.device}, {other} on {device}; both must be on one "
+            f"device: move it with {name}.to({str(device)!r})"
+        )
+
+
+def token_ids(
+    name: str,
+    value: Any,
+    *,
+    vocab_size: int | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
     """Return ``value`` if it is an integer tensor ``(batch, length)`` of legal ids."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} must be an integer tensor of shape (batch, length), "
             f"got {type(value).__name__}"
+            + (f": pass its [{name!r}]" if hasattr(value, name) else "")
         )
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must hold integer token ids, got dtype {value.dtype}")
@@ -125,16 +179,32 @@ def token_ids(name: str, value: Any, *, vocab_size: int | None = None) -> Tensor
         )
     if value.shape[0] == 0:
         raise ValueError(
-            f"{name} holds no prompt: shape {tuple(value.shape)}, batch >= 1"
+            f"{name} holds no prompt: its shape is {tuple(value.shape)}, "
+            "and its batch must be >= 1"
         )
-    if vocab_size is not None and value.numel():
+    if device is not None:
+        same_device(name, value, "the model", device)
+    on_a_real_device(name, value)
+    if value.numel():
         low, high = int(value.min()), int(value.max())
-        if low < 0 or high >= vocab_size:
+        last = INF if vocab_size is None else vocab_size - 1
+        if low < 0 or high > last:
             wrong = low if low < 0 else high
+            allowed = ">= 0" if vocab_size is None else f"from 0 to {last}"
             raise ValueError(
-                f"{name} holds the id {wrong}; allowed are 0 to {vocab_size - 1} "
+                f"{name} holds the id {wrong}; ids must be {allowed} "
                 "(do tokenizer and model belong together?)"
             )
+    return value
+
+
+def tokenizer(value: Any) -> Any:
+    """Return ``value`` if it is a tokenizer, or raise TypeError."""
+    if not callable(value) or not hasattr(value, "decode"):
+        raise TypeError(
+            f"tokenizer must be the model's tokenizer, got {type(value).__name__}; "
+            "lib.load() returns (model, tokenizer)"
+        )
     return value
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +56,19 @@ class CachedForward:
         self._cache = getattr(outputs, "past_key_values", None)
         logits: Tensor = outputs.logits[:, -1]
         return logits
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in eval mode; the mode of each of its modules is put back after."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def positions(attention_mask: Tensor) -> Tensor:

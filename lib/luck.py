@@ -7,7 +7,7 @@ state: the number at (seed, sample, step) is a function of these three alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,10 @@ def check_seed(seed: int) -> int:
 
 
 def _indices(name: str, values: Sequence[int]) -> Words:
-    for value in values:
-        _validate.integer(name, value, low=0, high=2**32 - 1)
-    return np.asarray(values, dtype=np.uint64)
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+        raise TypeError(
+            f"{name}={values!r} must be a sequence of integers from 0 to 2^32 - 1, "
+            f"such as range({values!r})"
+        )
+    indices = [_validate.integer(name, v, low=0, high=2**32 - 1) for v in values]
+    return np.asarray(indices, dtype=np.uint64)

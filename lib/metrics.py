@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lib import _validate
-from lib.forward import context_length, device_of
+from lib.forward import context_length, device_of, evaluating
+from lib.request import check_model
 
 
-@torch.inference_mode()
 def log_probs(model: Any, input_ids: Tensor) -> Tensor:
     r"""The log-probability of each token given those before it, in nats.
 
@@ -25,30 +25,32 @@ def log_probs(model: Any, input_ids: Tensor) -> Tensor:
         x_{\le t})`; the first token has no prediction.
 
     Raises:
-        TypeError: ``input_ids`` is no integer tensor.
+        TypeError: ``model`` is no language model, ``input_ids`` no integer tensor.
         ValueError: fewer than two tokens, more than the model's context, ids out of
             range, or an encoder-decoder model.
 
     Defined in chapter 1.
     """
+    check_model(model)
     if model.config.is_encoder_decoder:
         raise ValueError(
-            "log_probs: model must be a causal one, not an encoder-decoder"
+            f"model must be a causal language model, got {type(model).__name__}, an "
+            "encoder-decoder, whose texts have no probability without a source"
         )
     vocab_size = model.get_input_embeddings().num_embeddings
-    _validate.token_ids("input_ids", input_ids, vocab_size=vocab_size)
+    _validate.token_ids(
+        "input_ids", input_ids, vocab_size=vocab_size, device=device_of(model)
+    )
     length, limit = input_ids.shape[1], context_length(model.config)
     if length < 2 or (limit is not None and length > limit):
         most = "" if limit is None else f" and at most {limit}, the model's context"
-        raise ValueError(f"input_ids has length {length}; allowed is at least 2{most}")
-    training = model.training
-    model.eval()
-    try:
-        logits = model(input_ids.to(device_of(model))).logits[:, :-1].float()
-    finally:
-        model.train(training)
-    chosen = input_ids[:, 1:, None].to(logits.device).long()
-    return torch.log_softmax(logits, dim=-1).gather(-1, chosen).squeeze(-1).clone()
+        raise ValueError(f"input_ids has length {length}; it must be at least 2{most}")
+    with torch.no_grad(), evaluating(model):
+        logits = model(input_ids).logits[:, :-1].float()
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the model's logits contain NaN or inf; they must be finite")
+    chosen = input_ids[:, 1:, None].long()
+    return torch.log_softmax(logits, dim=-1).gather(-1, chosen).squeeze(-1)
 
 
 def perplexity(model: Any, input_ids: Tensor) -> Tensor:
@@ -81,15 +83,22 @@ def distinct_n(tokens: Sequence[int] | Tensor, n: int) -> float:
         Number of distinct n-grams over number of n-grams; 1.0 means none repeats.
 
     Raises:
-        TypeError: n is no integer.
+        TypeError: n or a token is no integer.
         ValueError: n < 1, or fewer than n tokens.
 
     Source: Li et al. (2016). Defined in chapter 5.
     """
     n = _validate.integer("n", n, low=1)
-    ids = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
+    if isinstance(tokens, Tensor):
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"tokens has shape {tuple(tokens.shape)}; it must have one axis: pass "
+                "one row at a time"
+            )
+        tokens = tokens.tolist()
+    ids = _validate.integers("tokens", tokens, low=0) if len(tokens) else ()
     if len(ids) < n:
-        raise ValueError(f"tokens has length {len(ids)}; allowed is at least n={n}")
+        raise ValueError(f"tokens has length {len(ids)}; it must be at least n={n}")
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return len(set(grams)) / len(grams)
 
@@ -105,7 +114,7 @@ def rep_n(tokens: Sequence[int] | Tensor, n: int) -> float:
         From 0 (no n-gram occurs twice) towards 1 (a loop).
 
     Raises:
-        TypeError: n is no integer.
+        TypeError: n or a token is no integer.
         ValueError: n < 1, or fewer than n tokens.
 
     Source: Welleck et al. (2020). Defined in chapter 5.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,59 @@ def load(
         encoder-decoder where the checkpoint is one.
 
     Raises:
-        TypeError: ``name`` is no str.
+        TypeError: an argument of the wrong type.
+        ValueError: a device that this machine does not have.
         OSError: no such model could be found; says what was tried.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name must be a str, got {type(name).__name__}")
-    target = torch.device(device) if device is not None else default_device()
+        raise TypeError(
+            f"name={name!r} must be a str: {', '.join(EMBEDDED)}, a hub name or a path"
+        )
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype={dtype!r} must be a torch.dtype, such as torch.float32")
+    target = _device(device)
     if dtype is None:
         dtype = torch.float32 if target.type == "cpu" else None
     if name in EMBEDDED:
         model, tokenizer = _embedded(_WEIGHTS / name)
         return model.to(device=target, dtype=dtype).eval(), tokenizer
+    local = os.path.isdir(name)
+    online = not local and _hub_answers()
     try:
-        model, tokenizer = _from_pretrained(name, dtype)
-    except OSError as error:
+        model, tokenizer = _from_pretrained(name, dtype, local_files_only=not online)
+    except (OSError, ValueError) as error:
+        tried = (
+            "the local folder holds no language model that transformers can read"
+            if local
+            else "it is no local folder, and the hub has no such model"
+            if online
+            else "it is no local folder, it is not in the cache of earlier downloads, "
+            "and the hub does not answer"
+        )
         raise OSError(
-            f"name={name!r}: neither an embedded model ({', '.join(EMBEDDED)}), nor a "
-            "local folder with a model, nor to be had from the hub "
-            f"({_first_line(error)}). load() alone needs no network."
+            f"name={name!r} must be an embedded model ({', '.join(EMBEDDED)}), a local "
+            f"folder or a model of the hub: {tried} ({_first_line(error)}). load() "
+            "works offline: it gives the embedded model tiny"
         ) from error
     return model.to(target).eval(), tokenizer
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """A device of this machine, or ValueError."""
+    if device is None:
+        return default_device()
+    if not isinstance(device, str | torch.device):
+        raise TypeError(
+            f"device={device!r} must be a str such as 'cpu', or a torch.device"
+        )
+    try:
+        # Only by putting something there does one learn that a device is there.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r} must be a device of this machine, the best of which "
+            f"is {default_device()}: {_first_line(error)}"
+        ) from error
 
 
 def default_device() -> torch.device:
@@ -90,7 +124,20 @@ def _embedded(folder: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _from_pretrained(source: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once: its client retries for 20 seconds."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # no network, no name, no route, offline mode, a proxy's refusal
+        return False
+    return True
+
+
+def _from_pretrained(
+    source: str, dtype: torch.dtype | None, *, local_files_only: bool
+) -> tuple[Any, Any]:
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -98,10 +145,11 @@ def _from_pretrained(source: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
         AutoTokenizer,
     )
 
-    config = AutoConfig.from_pretrained(source)
+    where = {"local_files_only": local_files_only}
+    config = AutoConfig.from_pretrained(source, **where)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = kind.from_pretrained(source, dtype=dtype or "auto")
-    return model, AutoTokenizer.from_pretrained(source)
+    model = kind.from_pretrained(source, dtype=dtype or "auto", **where)
+    return model, AutoTokenizer.from_pretrained(source, **where)
 
 
 def _first_line(error: Exception) -> str:

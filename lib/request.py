@@ -98,15 +98,19 @@ def prepare(
     pipeline: Pipeline | None = None,
 ) -> Request:
     """Check every argument of ``generate`` and fill in what the model decides."""
-    _check_model(model)
+    check_model(model)
     embedding = model.get_input_embeddings()
-    _validate.token_ids("input_ids", input_ids, vocab_size=embedding.num_embeddings)
+    _validate.token_ids(
+        "input_ids",
+        input_ids,
+        vocab_size=embedding.num_embeddings,
+        device=device_of(model),
+    )
     if input_ids.shape[1] == 0:
         raise ValueError(
-            "input_ids has length 0; allowed is at least one token: begin with the "
+            "input_ids has length 0; it must hold at least one token: begin with the "
             "tokenizer's bos_token_id where there is no text"
         )
-    _check_device("input_ids", input_ids, device_of(model))
     encodes = bool(model.config.is_encoder_decoder)
     mask = _attention_mask(attention_mask, input_ids, left_only=not encodes)
     eos = _eos_token_ids(eos_token_id, model)
@@ -158,21 +162,21 @@ def prepare(
     )
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Refuse what is no language model."""
     if not isinstance(model, torch.nn.Module) or not hasattr(
         model, "get_input_embeddings"
     ):
         raise TypeError(
             f"model must be a transformers language model, got {type(model).__name__}; "
-            "lib.load() returns one"
+            "lib.load() returns (model, tokenizer)"
         )
-
-
-def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
-    if tensor.device != device:
-        raise ValueError(
-            f"{name} is on {tensor.device}, the model on {device}; allowed is the "
-            f"model's device: move it with .to({str(device)!r})"
+    can_generate = getattr(model, "can_generate", None)
+    if can_generate is not None and not can_generate():
+        raise TypeError(
+            f"model must be a causal or encoder-decoder language model, got "
+            f"{type(model).__name__}, which has no head that predicts a next token: "
+            "load it through AutoModelForCausalLM or AutoModelForSeq2SeqLM"
         )
 
 
@@ -192,25 +196,26 @@ def _attention_mask(mask: Any, input_ids: Tensor, *, left_only: bool) -> Tensor 
         )
     if mask.shape != input_ids.shape:
         raise ValueError(
-            f"{name} has shape {tuple(mask.shape)}; allowed is that of input_ids, "
+            f"{name} has shape {tuple(mask.shape)}; it must be that of input_ids, "
             f"{tuple(input_ids.shape)}"
         )
-    _check_device(name, mask, input_ids.device)
+    _validate.same_device(name, mask, "input_ids", input_ids.device)
     mask = mask.long()
     if not bool(((mask == 0) | (mask == 1)).all()):
         wrong = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(f"{name} holds {wrong}; allowed are 0 (padding) and 1 (token)")
+        raise ValueError(f"{name} holds {wrong}; it must be 0 (padding) or 1 (token)")
     empty = mask.sum(dim=1) == 0
     if bool(empty.any()):
         row = _validate.first_row(empty)
         raise ValueError(
-            f"{name} masks the whole of row {row}; at least one token must stay"
+            f"{name} masks the whole of row {row}; in each row at least one token "
+            "must be 1"
         )
     if left_only and bool((mask[:, 1:] < mask[:, :-1]).any()):
         row = _validate.first_row((mask[:, 1:] < mask[:, :-1]).any(dim=1))
         raise ValueError(
-            f"{name} of row {row} has a 0 after a 1; allowed is padding on the left "
-            "only: set tokenizer.padding_side = 'left'"
+            f"{name} of row {row} has a 0 after a 1; padding must be on the left: "
+            "set tokenizer.padding_side = 'left'"
         )
     return None if bool(mask.all()) else mask
 
@@ -220,33 +225,27 @@ def _eos_token_ids(eos: int | Sequence[int] | None, model: Any) -> tuple[int, ..
         eos = _model_default(model, "eos_token_id")
         if eos is None:
             return ()
-    ids = [eos] if isinstance(eos, int) else list(eos)
-    if ids == [-1]:
-        return ()
     last = model.get_input_embeddings().num_embeddings - 1
-    for token in ids:
-        _validate.integer(
-            "eos_token_id",
-            token,
-            low=0,
-            high=last,
-            hint="use -1 alone for never stopping",
-        )
-    return tuple(ids)
+    hint = "use eos_token_id=-1 alone for never stopping"
+    ids = _validate.integers("eos_token_id", eos, low=-1, high=last, hint=hint)
+    if ids == (-1,):
+        return ()
+    return _validate.integers("eos_token_id", ids, low=0, high=last, hint=hint)
 
 
 def _pad_token_id(
     pad: int | None, tokenizer: Any, model: Any, eos: tuple[int, ...], *, needed: bool
 ) -> int:
+    last = model.get_input_embeddings().num_embeddings - 1
     if pad is not None:
-        last = model.get_input_embeddings().num_embeddings - 1
         return _validate.integer("pad_token_id", pad, low=0, high=last)
     for candidate in (
         getattr(tokenizer, "pad_token_id", None),
         _model_default(model, "pad_token_id"),
         eos[0] if eos else None,
     ):
-        if candidate is not None:
+        # The model reads the pad tokens of finished rows: it must know them.
+        if candidate is not None and 0 <= candidate <= last:
             return int(candidate)
     if needed:
         raise ValueError(
@@ -286,13 +285,15 @@ def _pipeline(pipeline: Pipeline | None, settings: SamplingSettings) -> Pipeline
 def _seeds(seed: int | Sequence[int] | None, prompts: int) -> tuple[int, ...]:
     if seed is None:
         return tuple(secrets.randbelow(MAX_SEED) for _ in range(prompts))
-    if isinstance(seed, Sequence) and not isinstance(seed, str):
-        if len(seed) != prompts:
-            raise ValueError(
-                f"seed={seed!r} must be one integer, or one a prompt: {prompts} of them"
-            )
-        return tuple(check_seed(s) for s in seed)
-    return (check_seed(seed),) * prompts
+    if not isinstance(seed, Sequence) or isinstance(seed, str | bytes):
+        one: Any = seed
+        return (check_seed(one),) * prompts
+    if len(seed) != prompts:
+        raise ValueError(
+            f"seed={seed!r} must be one integer, or one for each of the {prompts} "
+            f"prompts: {len(seed)} were given"
+        )
+    return tuple(check_seed(s) for s in seed)
 
 
 def _decoder_start(model: Any, rows: Tensor) -> Tensor:
@@ -354,18 +355,14 @@ def _stop_strings(
 ) -> Callable[[Tensor], Tensor] | None:
     if stop_strings is None:
         return None
-    strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
-    for string in strings:
-        if not isinstance(string, str):
-            raise TypeError(
-                f"stop_strings={stop_strings!r} must be a str or a list of str"
-            )
-    if not strings or not all(strings):
-        raise ValueError(
-            f"stop_strings={stop_strings!r} must hold at least one non-empty str"
-        )
+    strings = _validate.strings("stop_strings", stop_strings)
+    if not all(strings):
+        raise ValueError(f"stop_strings={stop_strings!r} must hold no empty str")
     if tokenizer is None:
-        raise ValueError("tokenizer=None: stop_strings needs the model's tokenizer")
+        raise ValueError(
+            "tokenizer=None must be the model's tokenizer where stop_strings is given"
+        )
+    _validate.tokenizer(tokenizer)
     from transformers.generation.stopping_criteria import StopStringCriteria
 
     criterion = StopStringCriteria(tokenizer, strings)
