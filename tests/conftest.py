@@ -15,7 +15,9 @@ torch.set_num_threads(1)
 # `make test` tries the same examples every time; `make slow` tries fresh ones, and
 # prints the seed of a failure.
 _COMMON = {"deadline": None, "print_blob": True, "database": None}
-hypothesis.settings.register_profile("fixed", derandomize=True, **_COMMON)
+hypothesis.settings.register_profile(
+    "fixed", derandomize=True, max_examples=40, **_COMMON
+)
 hypothesis.settings.register_profile("fresh", max_examples=500, **_COMMON)
 hypothesis.settings.load_profile("fresh" if SLOW else "fixed")
 
