@@ -116,9 +116,11 @@ def temperature_stage(logits: Tensor, temperature: float) -> Tensor:
         return logits.clone()
     wide = _widened(logits)
     shifted = wide - wide.amax(dim=-1, keepdim=True)
-    # Float32 cannot hold a divisor below 1e-45, nor every quotient: a removed token
-    # is the only one that may become -inf.
-    scaled = (shifted / max(temperature, torch.finfo(wide.dtype).tiny)).to(logits.dtype)
+    # Float32 cannot hold a divisor below 1e-45 or above 3e38, nor every quotient: a
+    # removed token is the only one that may become -inf.
+    limits = torch.finfo(wide.dtype)
+    divisor = min(max(temperature, limits.tiny), limits.max)
+    scaled = (shifted / divisor).to(logits.dtype)
     lowest = torch.finfo(logits.dtype).min
     return scaled.clamp_min(lowest).masked_fill(logits == -torch.inf, -torch.inf)
 
