@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,15 @@ CHAPTERS = {
     "03_top_k": ["apply_top_k"],
     "04_top_p": ["apply_top_p"],
     "05_ngram_ban": ["apply_no_repeat_ngram", "NGramIndex"],
-    "06_greedy_vs_sampling": ["greedy", "sample", "uniforms", "philox4x32"],
-    "07_generator": ["generate", "stream", "stream_text", "complete", "trace", "replay"],
+    "06_greedy_vs_sampling": ["greedy", "sample", "uniforms"],
+    "07_generator": [
+        "generate",
+        "stream",
+        "stream_text",
+        "complete",
+        "trace",
+        "replay",
+    ],
 }
 
 
@@ -86,8 +94,34 @@ def link_chapter(
         lines += ["", f"*Derived in chapter {number}:* :doc:`/{chapter}`", ""]
 
 
+def plain_property(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Keep napoleon from taking what precedes a colon for a property's type."""
+    if what == "property" and lines and ": " in lines[0]:
+        before, after = lines[0].split(": ", 1)
+        lines[0:1] = [f"{before}:", after]
+
+
+def readable_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write defaults such as `<factory>` as `...`, which Sphinx can parse."""
+    if signature:
+        signature = re.sub(r"= ?<[^<>]*(<[^<>]*>)?[^<>]*>", "=...", signature)
+    return signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_vendored_javascript, priority=100)
     app.connect("config-inited", use_repository, priority=100)
+    app.connect("autodoc-process-docstring", plain_property, priority=100)
     app.connect("autodoc-process-docstring", link_chapter)
+    app.connect("autodoc-process-signature", readable_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

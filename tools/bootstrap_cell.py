@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TEMPLATE = '''\
+TEMPLATE = """\
 # Setup: finds `lib`. On Colab, installs it. You need not read this cell.
 import os, subprocess, sys
 SOURCE = "{source}"  # where pip finds `lib`; empty: not published yet
@@ -27,7 +27,7 @@ except ImportError as why:
     if not SOURCE or "google.colab" not in sys.modules:
         how = SOURCE or "-e .   (in the folder of your copy of the book)"
         raise SystemExit(f"{{why}}. Run: pip install {{how}}") from None
-    subprocess.check_call(["pip", "install", "-q", "--no-deps", SOURCE])'''
+    subprocess.check_call(["pip", "install", "-q", "--no-deps", SOURCE])"""
 
 TAGS = ["remove-cell"]
 

@@ -1,7 +1,16 @@
-// Where require.js finds the widgets' code: beside this file, not on a CDN.
+// Where require.js finds the widgets' code: beside this file, not on a content
+// network. The widget libraries take their fonts from where they believe
+// themselves to be, hence the names of what is inside the one file.
 (() => {
-  const here = new URL(".", document.currentScript.src).href;
+  const vendor = new URL("vendor/", document.currentScript.src).href;
+  const inside = vendor + "html-manager/";
   window.require.config({
-    paths: { anywidget: here + "vendor/anywidget/index" },
+    paths: {
+      anywidget: vendor + "anywidget/index",
+      "@jupyter-widgets/base": inside + "base",
+      "@jupyter-widgets/controls": inside + "controls",
+      "@jupyter-widgets/html-manager": inside + "html-manager",
+      "@jupyter-widgets/html-manager/dist": inside.slice(0, -1),
+    },
   });
 })();

@@ -1,0 +1,141 @@
+// Visit every page of the built book and report what a reader would meet.
+//
+//   node visit.mjs '{"base": "http://127.0.0.1:8000/", "pages": ["index.html"],
+//                    "chromium": "/usr/bin/chromium", "shots": "folder"}'
+//
+// Every host but the book's own is blocked, and each attempt to reach one is
+// reported. The answer is one JSON object on stdout.
+import fs from "node:fs";
+import path from "node:path";
+import { createRequire } from "node:module";
+
+const require = createRequire(import.meta.url);
+const { chromium } = require("playwright-core");
+const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const { base, pages, chromium: program, shots } = JSON.parse(process.argv[2]);
+const SCREENS = {
+  desktop: { width: 1280, height: 900 },
+  phone: { width: 390, height: 844 },
+};
+const SETTLED = 8_000;
+
+const browser = await chromium.launch({
+  executablePath: program,
+  args: ["--no-sandbox", "--disable-gpu"],
+});
+
+async function open(context, url, report) {
+  const page = await context.newPage();
+  await page.route("**/*", (route) => {
+    const target = route.request().url();
+    if (target.startsWith(base) || /^(data|blob):/.test(target)) {
+      return route.continue();
+    }
+    report.outside.push(target);
+    return route.abort();
+  });
+  page.on("pageerror", (error) => report.errors.push(String(error)));
+  page.on("console", (message) => {
+    if (message.type() === "error") report.errors.push(message.text());
+  });
+  page.on("response", (response) => {
+    if (response.status() >= 400) report.errors.push(`${response.status()} ${response.url()}`);
+  });
+  await page.goto(base + url, { waitUntil: "load" });
+  return page;
+}
+
+async function mathIsSet(page) {
+  const has = await page.evaluate(() => document.querySelector(".math") !== null);
+  if (!has) return;
+  await page.waitForFunction(
+    () => window.MathJax?.startup?.promise !== undefined,
+    null,
+    { timeout: SETTLED },
+  );
+  await page.evaluate(() => window.MathJax.startup.promise);
+}
+
+async function widgetsAreAlive(page) {
+  const wanted = await page.evaluate(
+    () =>
+      document.querySelectorAll(
+        'script[type="application/vnd.jupyter.widget-view+json"]',
+      ).length,
+  );
+  if (wanted) {
+    await page.waitForFunction(
+      (n) => document.querySelectorAll(".widget-subarea > *").length >= n,
+      wanted,
+      { timeout: SETTLED },
+    );
+  }
+  return wanted;
+}
+
+const answer = {};
+for (const url of pages) {
+  for (const [screen, viewport] of Object.entries(SCREENS)) {
+    for (const colorScheme of ["light", "dark"]) {
+      const name = `${url} ${screen} ${colorScheme}`;
+      const report = (answer[name] = { outside: [], errors: [], axe: [] });
+      const context = await browser.newContext({ viewport, colorScheme });
+      try {
+        const page = await open(context, url, report);
+        await mathIsSet(page);
+        report.widgets = await widgetsAreAlive(page);
+        report.page = await page.evaluate(() => ({
+          theme: document.documentElement.dataset.theme,
+          math: document.querySelectorAll(".math").length,
+          set: document.querySelectorAll("mjx-container").length,
+          badMath: [...document.querySelectorAll("mjx-merror, [data-mjx-error]")].map(
+            (node) => node.getAttribute("title") ?? node.textContent,
+          ),
+          wider: document.documentElement.scrollWidth - window.innerWidth,
+          brokenImages: [...document.images]
+            .filter((image) => image.complete && image.naturalWidth === 0)
+            .map((image) => image.src),
+        }));
+        await page.screenshot({
+          path: path.join(shots, `${url.replaceAll("/", "_")}.${screen}.${colorScheme}.png`),
+          fullPage: true,
+        });
+        if (screen === "phone") continue; // the same page, `finally` closes it
+        await page.evaluate(axe);
+        const found = await page.evaluate(() =>
+          window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa"] }),
+        );
+        report.axe = found.violations.map((violation) => ({
+          id: violation.id,
+          impact: violation.impact,
+          nodes: violation.nodes.map((node) => node.target.join(" ")),
+        }));
+      } catch (error) {
+        report.errors.push(`visit: ${error.message}`);
+      } finally {
+        await context.close();
+      }
+    }
+  }
+}
+
+// Search has to find the word on the page that defines it.
+{
+  const report = (answer["search"] = { outside: [], errors: [] });
+  const context = await browser.newContext({ viewport: SCREENS.desktop });
+  try {
+    const page = await open(context, "search.html?q=entropy", report);
+    await page.waitForSelector("#search-results li a", { timeout: SETTLED });
+    await page.waitForTimeout(500);
+    report.hits = await page.$$eval("#search-results li a", (links) =>
+      links.map((link) => link.getAttribute("href")),
+    );
+  } catch (error) {
+    report.errors.push(`search: ${error.message}`);
+  }
+  await context.close();
+}
+
+await browser.close();
+console.log(JSON.stringify(answer));
