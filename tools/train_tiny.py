@@ -1,12 +1,17 @@
 """Train the embedded models and their tokenizer from a plain text corpus.
 
     python tools/train_tiny.py --corpus stories.txt --preset tiny --out build/tiny
+    python tools/train_tiny.py --corpus stories.txt --preset nano --out build/nano
 
-The corpus is a text file whose documents are separated by <|endoftext|>.
-A run can be stopped at any time and taken up again with the same command:
-every --save-every steps it writes <out>/checkpoint.pt, and Ctrl-C writes one
-more before it ends. The finished model (fp16 safetensors, tokenizer, model
-card) is written to <out>/model.
+The corpus is a UTF-8 text file whose documents are separated by <|endoftext|>.
+A run can be stopped at any time and taken up again with the same command: every
+--save-every steps it writes <out>/checkpoint.pt, and Ctrl-C writes one more before it
+ends. A run that was taken up ends with the weights of one that was never stopped, bit
+for bit on the same machine, as long as --save-every and --threads stay the same. One
+thread is as fast as two for models of this size.
+
+The finished model (fp16 safetensors, tokenizer, training.json) is written to
+<out>/model; tools/ship_model.py makes an embedded model of it.
 """
 
 from __future__ import annotations
@@ -17,10 +22,14 @@ import json
 import math
 import random
 import re
+import signal
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,7 +39,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 EOT = "<|endoftext|>"
 VALIDATION_SHARE = 20  # one story in twenty, chosen by its hash
-SAMPLE_PROMPTS = ["Once upon a time", "Tom and his dog", "The little bird was"]
+SAMPLE_PROMPT = "Once upon a time"
+IGNORED = -100  # the label of padding
+
+Documents = list[list[int]]
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class TrainingError(Exception):
+    """Something the user can mend; its text says what."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ PRESETS = {
     "tiny": Recipe(n_layer=4, n_embd=256, n_head=4),
     "nano": Recipe(n_layer=3, n_embd=144, n_head=4, epochs=10.0),
 }
+OVERRIDES = ("epochs", "matrix_lr", "other_lr", "dropout", "weight_decay", "batch_rows")
 
 
 # ---------------------------------------------------------------- the corpus
@@ -63,10 +81,19 @@ PRESETS = {
 
 def read_stories(path: Path) -> list[str]:
     """Read the documents of a corpus, without duplicates, in file order."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"corpus {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"corpus {path} is not UTF-8 text: {error}") from error
+    if EOT not in text:
+        raise TrainingError(
+            f"corpus {path} holds no {EOT}: it must stand between the documents"
+        )
     seen: set[str] = set()
     stories = []
-    for story in path.read_text(encoding="utf-8").split(EOT):
-        story = story.strip()
+    for story in map(str.strip, text.split(EOT)):
         key = fingerprint(story)
         if story and key not in seen:
             seen.add(key)
@@ -82,7 +109,8 @@ def fingerprint(story: str) -> str:
 
 def split(stories: list[str]) -> tuple[list[str], list[str]]:
     """Split stories into (train, validation) by hash: no order or seed enters."""
-    train, validation = [], []
+    train: list[str] = []
+    validation: list[str] = []
     for story in stories:
         chosen = int(fingerprint(story), 16) % VALIDATION_SHARE == 0
         (validation if chosen else train).append(story)
@@ -101,6 +129,24 @@ def train_tokenizer(stories: list[str], vocab_size: int) -> PreTrainedTokenizerF
         show_progress=False,
     )
     tokenizer.train_from_iterator(stories, trainer)
+    return wrap(tokenizer)
+
+
+def read_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Read a tokenizer that was trained before; it must fit the recipe."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise TrainingError(f"tokenizer {folder}: it holds no tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(file))
+    if tokenizer.token_to_id(EOT) is None or tokenizer.get_vocab_size() > vocab_size:
+        raise TrainingError(
+            f"tokenizer {folder}: it must know {EOT} and at most {vocab_size} tokens, "
+            f"the recipe's vocab_size; it knows {tokenizer.get_vocab_size()}"
+        )
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=EOT,
@@ -109,23 +155,28 @@ def train_tokenizer(stories: list[str], vocab_size: int) -> PreTrainedTokenizerF
     )
 
 
-def pack(
-    documents: list[list[int]], length: int, eot: int, rng: random.Random
-) -> list[list[int]]:
-    """Pack whole documents into rows of at most ``length`` tokens.
+# ------------------------------------------------------------------- batches
 
-    Every row begins with the beginning of a document, as a prompt does; half
-    of the rows have an <|endoftext|> before it. A document too long for a row
-    goes on at the head of the next.
+
+def cut(tokens: list[int], length: int, eot: int) -> Documents:
+    """Cut a document into pieces that fit a row; the last ends with <|endoftext|>."""
+    size = length - 2  # room for an <|endoftext|> on either side
+    pieces = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    return [*pieces[:-1], [*pieces[-1], eot]] if pieces else []
+
+
+def pack(documents: Documents, length: int, eot: int, rng: random.Random) -> Documents:
+    """Pack documents, in random order, into rows of at most ``length`` tokens.
+
+    A row holds whole pieces of documents, after an <|endoftext|> in half of the rows;
+    in the other half it begins as a prompt does, with nothing before it. Documents are
+    cut only where they are longer than a row: their later pieces are rows of their own
+    or stand behind the end of another document.
     """
-    pieces = [
-        tokens[start : start + length - 2] + ([eot] if start + length - 2 >= len(tokens) else [])
-        for tokens in documents
-        for start in range(0, len(tokens), length - 2)
-    ]
+    pieces = [piece for tokens in documents for piece in cut(tokens, length, eot)]
     rng.shuffle(pieces)
-    rows: list[list[int]] = []
-    open_rows: list[list[int]] = []
+    rows: Documents = []
+    open_rows: Documents = []
     for piece in pieces:
         fits = [row for row in open_rows if len(row) + len(piece) <= length]
         if fits:
@@ -140,27 +191,26 @@ def pack(
     return rows
 
 
-def batches(
-    documents: list[list[int]], recipe: Recipe, eot: int, steps: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ``steps`` (inputs, labels) pairs; epoch e depends on (seed, e) alone."""
-    done, epoch = 0, 0
+def pad(rows: Documents, eot: int) -> Batch:
+    """Make (inputs, labels) of rows; padding is no label."""
+    width = max(map(len, rows))
+    inputs = [row + [eot] * (width - len(row)) for row in rows]
+    labels = [row + [IGNORED] * (width - len(row)) for row in rows]
+    return torch.tensor(inputs), torch.tensor(labels)
+
+
+def batches(documents: Documents, recipe: Recipe, eot: int) -> Iterator[Batch]:
+    """Yield batches without end; epoch e depends on (seed, e) alone."""
+    epoch = 0
     while True:
         rng = random.Random(f"{recipe.seed}/{epoch}")
         rows = pack(documents, recipe.n_positions, eot, rng)
         for start in range(0, len(rows) - recipe.batch_rows + 1, recipe.batch_rows):
-            chunk = rows[start : start + recipe.batch_rows]
-            width = max(map(len, chunk))
-            inputs = torch.tensor([row + [eot] * (width - len(row)) for row in chunk])
-            labels = torch.tensor([row + [-100] * (width - len(row)) for row in chunk])
-            yield inputs, labels
-            done += 1
-            if done == steps:
-                return
+            yield pad(rows[start : start + recipe.batch_rows], eot)
         epoch += 1
 
 
-# ------------------------------------------------------------------ training
+# ------------------------------------------------------------------ the model
 
 
 def make_model(recipe: Recipe, eot: int) -> GPT2LMHeadModel:
@@ -182,14 +232,18 @@ def make_model(recipe: Recipe, eot: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def make_optimizers(model: GPT2LMHeadModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: GPT2LMHeadModel, recipe: Recipe
+) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, gains and biases."""
     matrices = [p for n, p in model.named_parameters() if ".h." in n and p.ndim == 2]
     ids = {id(p) for p in matrices}
     embeddings = [p for p in model.parameters() if id(p) not in ids and p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     muon = torch.optim.Muon(
-        matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay,
+        matrices,
+        lr=recipe.matrix_lr,
+        weight_decay=recipe.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
     groups = [
@@ -208,38 +262,46 @@ def schedule(step: int, steps: int, recipe: Recipe) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def loss_of(model: GPT2LMHeadModel, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def loss_of(model: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy (nats a token) of the next-token predictions."""
-    device = next(model.parameters()).device
-    inputs, labels = inputs.to(device), labels.to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    inputs, labels = (tensor.to(model.device) for tensor in batch)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
         logits = model(inputs).logits
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    )
 
 
 @torch.inference_mode()
 def evaluate(
     model: GPT2LMHeadModel, stories: list[str], tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, float]:
-    """Nats a token and bits a byte of whole stories, each alone after one
-    <|endoftext|> and with its closing one counted."""
-    model.eval()
-    device = next(model.parameters()).device
+    """Nats a token and bits a byte of whole stories.
+
+    Each story stands alone after one <|endoftext|>, and its closing <|endoftext|>
+    counts as a token of it, but not as bytes. Stories that the context does not hold
+    whole are left out.
+    """
     eot, context = tokenizer.eos_token_id, model.config.n_positions
-    nats = tokens = size = 0.0
     encoded = [(story, tokenizer.encode(story)) for story in stories]
-    kept = sorted((e for e in encoded if len(e[1]) + 2 <= context), key=lambda e: len(e[1]))
+    kept = [(story, ids) for story, ids in encoded if len(ids) + 2 <= context]
+    kept.sort(key=lambda pair: len(pair[1]))
+    if not kept:
+        raise TrainingError(
+            f"none of the {len(stories)} stories to validate on fits a context of "
+            f"{context} tokens"
+        )
+    training = model.training
+    model.eval()
+    nats = tokens = 0.0
     for start in range(0, len(kept), 16):
-        chunk = kept[start : start + 16]
-        width = max(len(ids) for _, ids in chunk) + 2
-        rows = [[eot, *ids, eot] for _, ids in chunk]
-        inputs = torch.tensor([r + [eot] * (width - len(r)) for r in rows], device=device)
-        labels = torch.tensor([r + [-100] * (width - len(r)) for r in rows], device=device)
+        rows = [[eot, *ids, eot] for _, ids in kept[start : start + 16]]
+        inputs, labels = (tensor.to(model.device) for tensor in pad(rows, eot))
         logits = model(inputs).logits[:, :-1].float().flatten(0, 1)
         nats += F.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum").item()
-        tokens += sum(len(r) - 1 for r in rows)
-        size += sum(len(story.encode()) for story, _ in chunk)
-    model.train()
+        tokens += sum(len(row) - 1 for row in rows)
+    model.train(training)
+    size = sum(len(story.encode()) for story, _ in kept)
     return {
         "stories": len(kept),
         "nats_per_token": nats / tokens,
@@ -247,148 +309,374 @@ def evaluate(
     }
 
 
-def train(
-    corpus: Path, out: Path, recipe: Recipe, tokenizer_from: Path | None,
-    device: str, eval_every: int, save_every: int, stop_after: int | None,
-) -> None:
-    """Train from the last checkpoint in ``out`` (or from nothing) to the end."""
-    out.mkdir(parents=True, exist_ok=True)
-    train_stories, validation = split(read_stories(corpus))
-    if tokenizer_from:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_from)
-    else:
-        tokenizer = train_tokenizer(train_stories, recipe.vocab_size)
-    eot = tokenizer.eos_token_id
-    documents = [tokenizer.encode(story) for story in train_stories]
-    total = sum(map(len, documents))
-    rows = len(pack(documents, recipe.n_positions, eot, random.Random(0)))
-    steps = int(recipe.epochs * rows / recipe.batch_rows)
-    print(f"{len(train_stories)} stories to train on ({total:,} tokens), "
-          f"{len(validation)} to validate; {steps} steps")
-
-    model = make_model(recipe, eot).to(device)
-    print(f"{model.num_parameters():,} parameters")
-    optimizers = make_optimizers(model, recipe)
-    base_lrs = [[g["lr"] for g in o.param_groups] for o in optimizers]
-    state_file, first, history, seconds = out / "checkpoint.pt", 0, [], 0.0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["rng"].cpu())
-        first, history, seconds = state["step"], state["history"], state["seconds"]
-        print(f"resumed at step {first}")
-
-    def save(step: int) -> None:
-        state = {
-            "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-            "rng": torch.get_rng_state(), "step": step, "history": history,
-            "seconds": seconds + time.monotonic() - started,
-        }
-        torch.save(state, state_file.with_suffix(".new"))
-        state_file.with_suffix(".new").replace(state_file)
-
-    started, done = time.monotonic(), first
-    model.train()
-    bar = tqdm(total=steps, initial=first, mininterval=5.0, desc="training")
-    try:
-        for step, (inputs, labels) in enumerate(batches(documents, recipe, eot, steps)):
-            if step < first:
-                continue
-            factor = schedule(step, steps, recipe)
-            for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
-                for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                    group["lr"] = lr * factor
-            loss = loss_of(model, inputs, labels)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            model.zero_grad(set_to_none=True)
-            done = step + 1
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
-            if done % eval_every == 0 or done == steps:
-                result = {"step": done, "train_loss": loss.item(),
-                          **evaluate(model, validation, tokenizer)}
-                history.append(result)
-                tqdm.write(json.dumps(result))
-            if done % save_every == 0 or done == steps:
-                save(done)
-                tqdm.write(sample(model, tokenizer, SAMPLE_PROMPTS[0]))
-            if done == stop_after:
-                break
-    except KeyboardInterrupt:
-        save(done)
-        print(f"stopped at step {done}; the same command goes on from there")
-        return
-    bar.close()
-    seconds += time.monotonic() - started
-    facts = {
-        "corpus_sha256": hashlib.sha256(corpus.read_bytes()).hexdigest(),
-        "train_stories": len(train_stories), "train_tokens": total,
-        "validation_stories": len(validation), "steps": done,
-        "parameters": model.num_parameters(), "training_minutes": round(seconds / 60, 1),
-        "recipe": asdict(recipe), "history": history,
-    }
-    export(model, tokenizer, out / "model", facts, validation)
-
-
 @torch.inference_mode()
-def sample(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
-    """One sampled continuation, to look at during training."""
+def sample(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    """One sampled story, to look at during training."""
     model.eval()
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    inputs = tokenizer(SAMPLE_PROMPT, return_tensors="pt").to(model.device)
+    room = model.config.n_positions - inputs["input_ids"].shape[1]
     tokens = model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-        do_sample=True, temperature=0.8, top_k=0, max_new_tokens=120,
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=True,
+        temperature=0.8,
+        top_k=0,
+        max_new_tokens=min(120, room),
         pad_token_id=tokenizer.eos_token_id,
     )
     model.train()
     return str(tokenizer.decode(tokens[0]))
 
 
-def export(
-    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path,
-    facts: dict[str, object], validation: list[str],
-) -> None:
-    """Write fp16 weights and tokenizer; the losses stated are those of the fp16 weights."""
+# ------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Data:
+    """A corpus made ready for one recipe."""
+
+    tokenizer: PreTrainedTokenizerFast
+    documents: Documents
+    validation: list[str]
+    steps: int
+    corpus_sha256: str
+
+    @property
+    def eot(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.documents))
+
+
+def prepare(corpus: Path, recipe: Recipe, tokenizer_from: Path | None) -> Data:
+    """Read, split and tokenize a corpus, and count the steps of the recipe."""
+    stories, validation = split(read_stories(corpus))
+    if tokenizer_from:
+        tokenizer = read_tokenizer(tokenizer_from, recipe.vocab_size)
+    else:
+        tokenizer = train_tokenizer(stories, recipe.vocab_size)
+    documents = [tokenizer.encode(story) for story in stories]
+    eot = tokenizer.eos_token_id
+    rows = len(pack(documents, recipe.n_positions, eot, random.Random(0)))
+    steps = int(recipe.epochs * rows / recipe.batch_rows)
+    if not validation or rows < 2 * recipe.batch_rows or steps < 1:
+        raise TrainingError(
+            f"corpus {corpus} is too small: {len(documents)} stories to train on make "
+            f"{rows} rows of {recipe.n_positions} tokens, and {len(validation)} are "
+            f"left to validate; needed are {2 * recipe.batch_rows} rows (twice "
+            "batch_rows), one story to validate, and epochs for at least one step"
+        )
+    sha256 = hashlib.sha256(corpus.read_bytes()).hexdigest()
+    return Data(tokenizer, documents, validation, steps, sha256)
+
+
+@dataclass
+class Training:
+    """The state of a run: all that a checkpoint holds, and how to go on from it."""
+
+    recipe: Recipe
+    data: Data
+    device: str = "cpu"
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = make_model(self.recipe, self.data.eot).to(self.device)
+        self.model.train()
+        self.optimizers = make_optimizers(self.model, self.recipe)
+        self._rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+
+    def advance(self, batch: Batch) -> float:
+        """Take one step; returns its loss."""
+        factor = schedule(self.step, self.data.steps, self.recipe)
+        for optimizer, rates in zip(self.optimizers, self._rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        loss = loss_of(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def validate(self, train_loss: float) -> dict[str, float]:
+        """Measure the validation loss and note it."""
+        losses = evaluate(self.model, self.data.validation, self.data.tokenizer)
+        self.history.append({"step": self.step, "train_loss": train_loss, **losses})
+        return self.history[-1]
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be taken up."""
+        vocabulary = self.data.tokenizer.backend_tokenizer.to_str()
+        return {
+            **asdict(self.recipe),
+            "corpus": self.data.corpus_sha256,
+            "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; a crash on the way leaves the former one whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "history": self.history,
+            "seconds": self.seconds,
+            "identity": self.identity(),
+        }
+        if torch.device(self.device).type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        torch.save(state, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same recipe, corpus and tokenizer."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            # Early checkpoints hold no identity; their shapes must do.
+            self._compare(path, state.get("identity", {}))
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(
+                self.optimizers, state["optimizers"], strict=True
+            ):
+                optimizer.load_state_dict(saved)
+        except TrainingError:
+            raise
+        except Exception as error:  # torch has no one class for what it cannot read
+            raise TrainingError(
+                f"checkpoint {path} is not of this recipe, or damaged: delete it or "
+                f"choose another --out ({str(error).splitlines()[0]})"
+            ) from error
+        torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state and torch.device(self.device).type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = state["history"]
+
+    def _compare(self, path: Path, saved: dict[str, Any]) -> None:
+        mine = self.identity()
+        other = [name for name in saved if saved[name] != mine.get(name)]
+        if other:
+            what = ", ".join(f"{n}: {saved[n]}, now {mine.get(n)}" for n in other)
+            raise TrainingError(
+                f"checkpoint {path} is of another recipe ({what}): give that one "
+                "again, delete the checkpoint, or choose another --out"
+            )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run looks at itself, and when it ends early."""
+
+    eval_every: int = 250
+    save_every: int = 500
+    stop_after: int | None = None
+
+    def last(self, steps: int) -> int:
+        return steps if self.stop_after is None else min(steps, self.stop_after)
+
+
+def run(
+    training: Training,
+    checkpoint: Path,
+    schedule: Schedule,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train to the end; False if it was interrupted, with a checkpoint written."""
+    data, first = training.data, training.step
+    last = schedule.last(data.steps)
+    bar = tqdm(total=last, initial=first, mininterval=5.0, desc="training")
+    ahead = batches(data.documents, training.recipe, data.eot)
+    clock = time.monotonic()
+    for batch in islice(ahead, first, last):
+        loss = training.advance(batch)
+        done, end = training.step, training.step == data.steps
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if done % schedule.eval_every == 0 or end:
+            tqdm.write(json.dumps(training.validate(loss)))
+        training.seconds += time.monotonic() - clock
+        clock = time.monotonic()
+        stop = interrupted()
+        if done % schedule.save_every == 0 or end:
+            # Before the checkpoint: drawing a sample moves the random state.
+            tqdm.write(sample(training.model, data.tokenizer))
+            training.save(checkpoint)
+        elif stop or done == last:
+            training.save(checkpoint)
+        if stop and done < last:
+            bar.close()
+            return False
+    bar.close()
+    return True
+
+
+class Interrupt:
+    """Ctrl-C as a question: the step at hand is finished before the run ends."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, self._former)  # a second one ends at once
+
+    def __enter__(self) -> Interrupt:
+        self._former = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._former)
+
+
+def export(training: Training, out: Path) -> dict[str, Any]:
+    """Write fp16 weights and tokenizer; the losses stated are those of these."""
+    data, model = training.data, training.model
     half = GPT2LMHeadModel(model.config)
     half.load_state_dict({k: v.half() for k, v in model.state_dict().items()})
-    facts["final"] = evaluate(half, validation, tokenizer)
+    facts = {
+        "corpus_sha256": data.corpus_sha256,
+        "train_stories": len(data.documents),
+        "train_tokens": data.tokens,
+        "validation_stories": len(data.validation),
+        "steps": training.step,
+        "parameters": model.num_parameters(),
+        "training_minutes": round(training.seconds / 60, 1),
+        "recipe": asdict(training.recipe),
+        "history": training.history,
+        "final": evaluate(half, data.validation, data.tokenizer),
+    }
     half.half().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    data.tokenizer.save_pretrained(out)
     (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts["final"]), "->", out)
+    return facts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="text file, <|endoftext|> between documents")
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint and model folder")
-    parser.add_argument("--tokenizer", type=Path, help="use this folder's tokenizer instead of training one")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
-    parser.add_argument("--eval-every", type=int, default=250, help="steps between validations")
-    parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints and samples")
-    parser.add_argument("--stop-after", type=int, help="end after this step, as if it were the last")
-    for name in ("epochs", "matrix_lr", "other_lr", "dropout", "weight_decay"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help="override the preset")
-    parser.add_argument("--batch-rows", type=int, help="override the preset")
-    args = parser.parse_args()
+def train(
+    corpus: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    tokenizer_from: Path | None = None,
+    device: str = "cpu",
+    schedule: Schedule | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Train from the last checkpoint in ``out``, or from nothing, to the end.
+
+    Returns what training.json holds, or None if the run was interrupted.
+    """
+    data = prepare(corpus, recipe, tokenizer_from)
+    print(
+        f"{len(data.documents):,} stories to train on ({data.tokens:,} tokens), "
+        f"{len(data.validation):,} to validate; {data.steps:,} steps"
+    )
+    training = Training(recipe, data, device)
+    print(f"{training.model.num_parameters():,} parameters")
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        training.load(checkpoint)
+        print(f"resumed at step {training.step:,}")
+    if not run(training, checkpoint, schedule or Schedule(), interrupted):
+        print(f"stopped at step {training.step:,}; the same command goes on from there")
+        return None
+    facts = export(training, out / "model")
+    print(json.dumps(facts["final"]), "->", out / "model")
+    return facts
+
+
+# --------------------------------------------------------------- command line
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be an integer >= 1")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--corpus", type=Path, required=True, help=f"{EOT} between documents"
+    )
+    p.add_argument("--preset", choices=PRESETS, default="tiny")
+    p.add_argument("--out", type=Path, required=True, help="for checkpoint and model")
+    p.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="folder of a tokenizer to use (default: train one)",
+    )
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--threads", type=positive, help="CPU threads (default: torch's own)"
+    )
+    p.add_argument(
+        "--eval-every", type=positive, default=250, help="steps between validations"
+    )
+    p.add_argument(
+        "--save-every",
+        type=positive,
+        default=500,
+        help="steps between checkpoints and samples",
+    )
+    p.add_argument(
+        "--stop-after",
+        type=positive,
+        help="end after this step, as if it were the last",
+    )
+    group = p.add_argument_group("instead of the preset's")
+    for name in OVERRIDES:
+        kind = positive if name == "batch_rows" else float
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    return p
+
+
+def check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"--device {device} is not there: {reason}") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    p = parser()
+    args = p.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    overrides = {
-        name: getattr(args, name)
-        for name in ("epochs", "matrix_lr", "other_lr", "dropout", "weight_decay", "batch_rows")
-        if getattr(args, name) is not None
-    }
-    recipe = Recipe(**{**asdict(PRESETS[args.preset]), **overrides})
-    train(args.corpus, args.out, recipe, args.tokenizer, args.device,
-          args.eval_every, args.save_every, args.stop_after)
+    given = {n: getattr(args, n) for n in OVERRIDES if getattr(args, n) is not None}
+    recipe = Recipe(**{**asdict(PRESETS[args.preset]), **given})
+    try:
+        check_device(args.device)
+        with Interrupt() as interrupted:
+            facts = train(
+                args.corpus,
+                args.out,
+                recipe,
+                tokenizer_from=args.tokenizer,
+                device=args.device,
+                schedule=Schedule(args.eval_every, args.save_every, args.stop_after),
+                interrupted=interrupted,
+            )
+    except TrainingError as error:
+        p.exit(2, f"{p.prog}: error: {error}\n")
+    except KeyboardInterrupt:  # the second, by somebody in a hurry
+        return 130
+    return 0 if facts else 130
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
