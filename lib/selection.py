@@ -81,7 +81,9 @@ def sample_stage(logits: Tensor, u: Tensor) -> Tensor:
     # u < 1, yet u * total may round up to total, which no token's mass exceeds.
     below = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(u.to(wide).unsqueeze(-1) * total, below)
-    return torch.searchsorted(mass, target, right=True).squeeze(-1).to(logits.device)
+    token = torch.searchsorted(mass, target, right=True).squeeze(-1)
+    # A row that has ended may hold no token, hence NaN: any id will do, if it is one.
+    return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
 
 
 def accumulate_in(logits: Tensor) -> Tensor:
