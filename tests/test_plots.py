@@ -1,0 +1,128 @@
+"""The figures: drawn from the right numbers, shown once, and nothing left behind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+import lib  # noqa: E402
+from lib import plots  # noqa: E402
+
+WORDS = ["bed", "cat", "floor", "mat", "on", "roof", "sat", "sofa", "the"]
+LOGITS = torch.tensor([32.0, 4, 16, 128, 1, 8, 1, 64, 2]).log()
+
+
+class Spelling:
+    """A tokenizer for nine words."""
+
+    def decode(self, ids):
+        return " " + WORDS[ids[0]]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures that were shown."""
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    yield figures
+    plt.close("all")
+
+
+CALLS = {
+    "candidates": lambda **k: plots.candidates(LOGITS, Spelling(), top=3, **k),
+    "surprisal": lambda **k: plots.surprisal([" a", "b\n"], [1.0, 3.0], **k),
+    "soft_argmax": lambda **k: plots.soft_argmax(1.0, **k),
+    "one_logit": lambda **k: plots.one_logit(LOGITS, WORDS, "roof", **k),
+}
+
+
+def test_every_figure_is_tested():
+    assert set(CALLS) == set(plots.__all__) - {"visible"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_figure_is_shown_once_and_returns_nothing(name, shown):
+    before = dict(matplotlib.rcParams)
+    assert CALLS[name]() is None
+    assert len(shown) == 1
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_given_axes_are_drawn_on_and_not_shown(name, shown):
+    figure, ax = plt.subplots()
+    CALLS[name](ax=ax)
+    assert not shown
+    assert ax.has_data()
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_figure_is_the_same_every_time_and_small(name, shown, tmp_path):
+    sizes = []
+    for number in range(2):
+        CALLS[name]()
+        path = tmp_path / f"{number}.png"
+        with plt.style.context(plots.STYLE):
+            shown[-1].savefig(path)
+        sizes.append(path.read_bytes())
+    assert sizes[0] == sizes[1]
+    assert len(sizes[0]) < 150_000
+
+
+def test_candidates_show_the_best_and_the_rest(shown):
+    plots.candidates(LOGITS, Spelling(), top=3)
+    (axes,) = shown[0].axes
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == pytest.approx([1 / 2, 1 / 4, 1 / 8, 1 / 8])
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["␣mat", "␣sofa", "␣bed", "6 others"]
+    assert max(widths) < axes.get_xlim()[1]
+
+
+def test_candidates_of_a_whole_vocabulary_leave_no_rest(shown):
+    plots.candidates(LOGITS, Spelling(), top=50)
+    (axes,) = shown[0].axes
+    assert len(axes.patches) == 9
+
+
+def test_surprisal_marks_the_mean(shown):
+    CALLS["surprisal"]()
+    (axes,) = shown[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [1.0, 3.0]
+    assert axes.lines[0].get_xdata()[0] == 2.0
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["␣a", "b⏎"]
+
+
+def test_surprisal_wants_one_number_a_token():
+    with pytest.raises(ValueError, match="one a token"):
+        plots.surprisal(["a"], [1.0, 2.0])
+
+
+def test_soft_argmax_marks_the_softmax(shown):
+    plots.soft_argmax(1.0)
+    (axes,) = shown[0].axes
+    total = axes.lines[2]
+    q, values = total.get_data()
+    best = lib.softmax(torch.tensor([1.0, 0.0]))[0]
+    assert float(q[values.argmax()]) == pytest.approx(float(best), abs=0.005)
+    assert float(values.max()) == pytest.approx(math.log(1 + math.e), abs=1e-3)
+
+
+def test_one_logit_keeps_the_odds_of_the_others(shown):
+    CALLS["one_logit"]()
+    (axes,) = shown[0].axes
+    curves = {label.get_text(): None for label in axes.texts}
+    assert list(curves) == ["mat", "sofa", "bed", "roof"]
+    dashed, dotted = (
+        next(line for line in axes.lines if line.get_linestyle() == style)
+        for style in ("--", ":")
+    )
+    ratio = torch.as_tensor(dashed.get_ydata()) / torch.as_tensor(dotted.get_ydata())
+    assert torch.allclose(ratio, torch.full_like(ratio, 2.0), atol=1e-4)
