@@ -97,7 +97,7 @@ def visits():
 
 
 def views(visits):
-    return {name: report for name, report in visits.items() if name != "search"}
+    return {name: report for name, report in visits.items() if "page" in report}
 
 
 def complaints(visits, key):

@@ -69,6 +69,7 @@ def use_vendored_javascript(app: Sphinx, config: Config) -> None:
 
 def use_repository(app: Sphinx, config: Config) -> None:
     options: dict[str, Any] = config.html_theme_options
+    options["navbar_persistent"] = []  # one search field, in the sidebar
     repository, tag = address()
     if not repository:
         options["repository_url"] = ""  # jupyter-book's default is its own

@@ -24,6 +24,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+sys.path.insert(0, str(Path(__file__).parent))
+from bootstrap_cell import bootstrap_source  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -115,6 +118,7 @@ def to_disk(notebook: NotebookNode) -> dict[str, Any]:
 def run(path: Path) -> str:
     """Execute one notebook in its own folder; return its text."""
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = bootstrap_source()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -76,15 +76,18 @@ async function widgetsAreAlive(page) {
 
 const answer = {};
 for (const url of pages) {
-  for (const [screen, viewport] of Object.entries(SCREENS)) {
-    for (const colorScheme of ["light", "dark"]) {
-      const name = `${url} ${screen} ${colorScheme}`;
-      const report = (answer[name] = { outside: [], errors: [], axe: [] });
-      const context = await browser.newContext({ viewport, colorScheme });
-      try {
-        const page = await open(context, url, report);
-        await mathIsSet(page);
-        report.widgets = await widgetsAreAlive(page);
+  const load = { outside: [], errors: [] };
+  const context = await browser.newContext({ viewport: SCREENS.desktop });
+  try {
+    const page = await open(context, url, load);
+    await mathIsSet(page);
+    const widgets = await widgetsAreAlive(page);
+    for (const [screen, viewport] of Object.entries(SCREENS)) {
+      for (const colorScheme of ["light", "dark"]) {
+        const report = (answer[`${url} ${screen} ${colorScheme}`] = { ...load, widgets, axe: [] });
+        await page.setViewportSize(viewport);
+        await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+        await page.waitForTimeout(100);
         report.page = await page.evaluate(() => ({
           theme: document.documentElement.dataset.theme,
           math: document.querySelectorAll(".math").length,
@@ -101,7 +104,7 @@ for (const url of pages) {
           path: path.join(shots, `${url.replaceAll("/", "_")}.${screen}.${colorScheme}.png`),
           fullPage: true,
         });
-        if (screen === "phone") continue; // the same page, `finally` closes it
+        if (screen === "phone") continue;
         await page.evaluate(axe);
         const found = await page.evaluate(() =>
           window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa"] }),
@@ -111,13 +114,13 @@ for (const url of pages) {
           impact: violation.impact,
           nodes: violation.nodes.map((node) => node.target.join(" ")),
         }));
-      } catch (error) {
-        report.errors.push(`visit: ${error.message}`);
-      } finally {
-        await context.close();
       }
     }
+  } catch (error) {
+    load.errors.push(`visit: ${error.message}`);
+    answer[`${url} broken`] = load;
   }
+  await context.close();
 }
 
 // Search has to find the word on the page that defines it.
