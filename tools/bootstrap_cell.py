@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = """\
 # Setup: finds `lib`. On Colab, installs it. You need not read this cell.
 import os, subprocess, sys
+
 SOURCE = "{source}"  # where pip finds `lib`; empty: not published yet
 if os.path.isfile("../lib/pipeline.py"):  # a clone's notebooks/ folder
     sys.path.insert(0, os.path.abspath(".."))
