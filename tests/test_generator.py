@@ -1,0 +1,511 @@
+"""The generator: luck is data, streams agree with it, text stays whole."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+
+import pytest
+import torch
+from model_zoo import FAMILIES, VOCAB, Scripted, one_hot, prompts, random_model
+
+import lib
+from lib.request import Arguments, TextArguments, prepare
+
+FAMILY = pytest.mark.parametrize("family", FAMILIES)
+SAMPLED = {"do_sample": True, "max_new_tokens": 24, "eos_token_id": 11}
+TEXTS = [
+    "Once upon a time",
+    "Lily",
+    "The little dog wanted to play with his ball, but it",
+    "One day, Tom",
+    "It was raining and the two friends",
+    "A",
+    "The bird said",
+    "Ben and Mia went to the park to see the big",
+]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return lib.load("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return lib.load("nano", device="cpu")
+
+
+def rows_of(model, ids, mask, **settings):
+    """Each row's new tokens."""
+    found = lib.generate(model, ids, attention_mask=mask, **settings)
+    begun = 1 if model.config.is_encoder_decoder else ids.shape[1]
+    return found[:, begun:].tolist()
+
+
+def without_padding(tokens, end):
+    """The tokens up to and with the end."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+# --- luck is data ------------------------------------------------------------------
+
+SETTINGS = [{}, {"temperature": 1.2, "top_k": 50, "top_p": 0.95}, {"top_p": 0.8}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_text_is_the_same_alone_and_at_any_place_of_any_batch(tiny, settings):
+    """Batches of 8 that turn, padded on the left, so that every neighbour changes."""
+    model, tokenizer = tiny
+    settings = {"do_sample": True, "max_new_tokens": 20, **settings}
+    seeds = [1000 + i for i in range(8)]
+    alone = [
+        lib.complete(model, tokenizer, text, seed=seed, **settings)
+        for text, seed in zip(TEXTS, seeds, strict=True)
+    ]
+    assert len(set(alone)) == 8
+    for turn in (0, 3, 5):
+        texts, luck = TEXTS[turn:] + TEXTS[:turn], seeds[turn:] + seeds[:turn]
+        found = lib.complete(model, tokenizer, texts, seed=luck, **settings)
+        assert found == alone[turn:] + alone[:turn]
+
+
+def test_other_companions_and_wider_padding_change_nothing(nano):
+    model, tokenizer = nano
+    settings = {"do_sample": True, "max_new_tokens": 20}
+    for seed, text in enumerate(TEXTS[:4]):
+        alone = lib.complete(model, tokenizer, text, seed=seed, **settings)
+        for companion in ("Sam", " ".join(TEXTS)):
+            pair = [companion, text]
+            luck = [99, seed]
+            found = lib.complete(model, tokenizer, pair, seed=luck, **settings)
+            assert found[1] == alone
+
+
+@FAMILY
+def test_a_row_is_the_same_alone_and_in_a_batch_in_every_family(family):
+    model = random_model(family)
+    lengths = (5, 9, 1, 6)
+    ids, mask = prompts(lengths)
+    seeds = [7, 8, 9, 2**53 - 1]
+    batch = rows_of(model, ids, mask, seed=seeds, **SAMPLED)
+    for row, length in enumerate(lengths):
+        one = ids[row : row + 1, -length:]
+        alone = rows_of(model, one, None, seed=seeds[row], **SAMPLED)[0]
+        assert without_padding(batch[row], 11) == without_padding(alone, 11)
+
+
+def test_one_seed_for_all_gives_equal_prompts_equal_texts():
+    model = random_model("llama")
+    ids, _ = prompts((6, 6))
+    ids = ids[[0, 0, 1]]
+    rows = rows_of(model, ids, None, seed=5, **SAMPLED)
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_a_seed_for_each_prompt_gives_equal_prompts_texts_of_their_own():
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    ids = ids[[0, 0, 0]]
+    rows = rows_of(model, ids, None, seed=[5, 6, 5], **SAMPLED)
+    assert rows[0] == rows[2] != rows[1]
+    alone = rows_of(model, ids[:1], None, seed=5, **SAMPLED)[0]
+    assert without_padding(rows[0], 11) == alone
+
+
+def test_no_seed_is_fresh_luck_each_time_and_for_each_prompt():
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    settings = {**SAMPLED, "eos_token_id": -1}
+    rows = rows_of(model, ids[[0, 0]], None, **settings)
+    rows += rows_of(model, ids[[0, 0]], None, **settings)
+    assert len(set(map(tuple, rows))) == 4  # equal by chance: below 1e-9
+
+
+def test_sample_j_is_the_same_however_many_are_asked_for():
+    model = random_model("gpt2")
+    ids, mask = prompts((5, 9))
+    settings = {**SAMPLED, "seed": [3, 4], "eos_token_id": -1}
+    five = rows_of(model, ids, mask, num_return_sequences=5, **settings)
+    two = rows_of(model, ids, mask, num_return_sequences=2, **settings)
+    one = rows_of(model, ids, mask, **settings)
+    assert two == five[0:2] + five[5:7]
+    assert one == five[0:1] + five[5:6]
+    assert len(set(map(tuple, five))) == 10
+
+
+def test_the_luck_of_torch_is_neither_used_nor_moved():
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = rows_of(model, ids, None, seed=1, **SAMPLED)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert rows_of(model, ids, None, seed=1, **SAMPLED) == first
+
+
+def test_greedy_needs_no_luck():
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    settings = {"max_new_tokens": 12, "temperature": 3.0, "top_k": 2, "top_p": 0.1}
+    rows = [rows_of(model, ids, None, seed=s, **settings) for s in (None, 1, 2)]
+    rows.append(rows_of(model, ids, None, max_new_tokens=12))
+    assert rows[0] == rows[1] == rows[2] == rows[3]
+
+
+# --- four ways to the same tokens ----------------------------------------------------
+
+
+@FAMILY
+def test_a_stream_is_generate_step_by_step(family):
+    model = random_model(family)
+    ids, mask = prompts((5, 9))
+    settings = {**SAMPLED, "seed": 2, "num_return_sequences": 2, "attention_mask": mask}
+    whole = lib.generate(model, ids, **settings)
+    steps = list(lib.stream(model, ids, **settings))
+    assert all(step.shape == (4,) and step.dtype == torch.int64 for step in steps)
+    assert torch.equal(torch.stack(steps, dim=1), whole[:, -len(steps) :])
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True, "seed": 3}], ids=str)
+def test_complete_and_stream_text_say_what_generate_says(tiny, settings):
+    model, tokenizer = tiny
+    settings = {"max_new_tokens": 30, **settings}
+    for text in TEXTS[:3]:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        row = lib.generate(model, ids, tokenizer=tokenizer, **settings)[0]
+        whole = tokenizer.decode(row, skip_special_tokens=True)
+        assert lib.complete(model, tokenizer, text, **settings) == whole
+        pieces = list(lib.stream_text(model, tokenizer, text, **settings))
+        assert text + "".join(pieces) == whole
+        assert len(pieces) > 1
+
+
+def test_complete_takes_prompts_of_different_length_and_several_samples(tiny):
+    model, tokenizer = tiny
+    settings = {"do_sample": True, "max_new_tokens": 12, "seed": 1}
+    found = lib.complete(
+        model, tokenizer, TEXTS[:3], num_return_sequences=2, **settings
+    )
+    assert len(found) == len(set(found)) == 6
+    assert all(found[i].startswith(TEXTS[i // 2]) for i in range(6))
+    one = lib.complete(model, tokenizer, TEXTS[0], num_return_sequences=2, **settings)
+    assert one == found[:2]
+    listed = lib.complete(model, tokenizer, [TEXTS[0]], **settings)
+    assert listed == found[:1]
+    assert lib.complete(model, tokenizer, TEXTS[0], **settings) == found[0]
+
+
+def test_a_text_that_ends_is_not_followed_by_padding(tiny):
+    """The end itself is a special token and is left out, as are pads after it."""
+    model, tokenizer = tiny
+    end = int(tokenizer("a b")["input_ids"][-1])
+    found = lib.complete(
+        model,
+        tokenizer,
+        TEXTS[:4],
+        max_new_tokens=8,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    alone = [
+        lib.complete(model, tokenizer, t, max_new_tokens=8, eos_token_id=end)
+        for t in TEXTS[:4]
+    ]
+    assert found == alone
+
+
+# --- characters are never split ------------------------------------------------------
+
+
+def forcing(tokens, begun):
+    """A pipeline that says these tokens, whatever the model thinks."""
+
+    def force(input_ids, logits):
+        position = input_ids.shape[1] - begun
+        token = tokens[min(position, len(tokens) - 1)]
+        return torch.full_like(logits, -torch.inf).index_fill(
+            -1, torch.tensor([token]), 0.0
+        )
+
+    return lib.Pipeline([force])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "😀",
+        "日本語の 漢字",
+        "é à ü",
+        "👩‍👩‍👧‍👦 family",
+        "a😀b日c",
+        "naïve café 😀😀 done",
+    ],
+)
+def test_stream_text_never_splits_a_character(tiny, text):
+    model, tokenizer = tiny
+    prompt = "One day"
+    tokens = tokenizer(text)["input_ids"]
+    begun = len(tokenizer(prompt)["input_ids"])
+    pieces = list(
+        lib.stream_text(
+            model,
+            tokenizer,
+            prompt,
+            pipeline=forcing(tokens, begun),
+            max_new_tokens=len(tokens),
+        )
+    )
+    assert "".join(pieces) == text
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
+
+
+def test_a_character_cut_off_by_the_end_is_shown_as_such(tiny):
+    """Three of four bytes: nothing is held back for ever, nothing is lost before."""
+    model, tokenizer = tiny
+    tokens = tokenizer("ab😀")["input_ids"][:-1]
+    begun = len(tokenizer("One day")["input_ids"])
+    pieces = lib.stream_text(
+        model,
+        tokenizer,
+        "One day",
+        pipeline=forcing(tokens, begun),
+        max_new_tokens=len(tokens),
+    )
+    text = "".join(pieces)
+    assert text.startswith("ab")
+    assert set(text[2:]) == {"\N{REPLACEMENT CHARACTER}"}
+
+
+def test_a_prompt_that_ends_in_an_emoji_leaves_no_trace_in_the_stream(tiny):
+    model, tokenizer = tiny
+    prompt = "One day 😀日"
+    tokens = tokenizer(" the cat")["input_ids"]
+    begun = len(tokenizer(prompt)["input_ids"])
+    pieces = lib.stream_text(
+        model,
+        tokenizer,
+        prompt,
+        pipeline=forcing(tokens, begun),
+        max_new_tokens=len(tokens),
+    )
+    assert "".join(pieces) == " the cat"
+
+
+# --- what is left behind -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [lib.generate, lib.stream, lib.trace])
+def test_arguments_are_checked_at_the_call(call):
+    """Not at the first next(), when a stream may be far from who made the mistake."""
+    ids, _ = prompts((4,))
+    with pytest.raises(ValueError, match="temperature"):
+        call(random_model("llama"), ids, do_sample=True, temperature=0)
+
+
+def test_stream_text_checks_its_arguments_at_the_call(tiny):
+    with pytest.raises(ValueError, match="top_p"):
+        lib.stream_text(*tiny, "One day", do_sample=True, top_p=0.0)
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_a_model_in_train_mode_is_read_in_eval_mode_and_put_back():
+    model = FAMILIES["gpt2"]()
+    model.load_state_dict(random_model("gpt2").state_dict())
+    model.train()
+    model.transformer.h[0].eval()
+    before = modes(model)
+    assert {True, False} == set(before)
+    ids, _ = prompts((6,))
+    wanted = lib.generate(random_model("gpt2"), ids, max_new_tokens=12)
+    assert torch.equal(lib.generate(model, ids, max_new_tokens=12), wanted)
+    assert modes(model) == before
+    assert len(lib.log_probs(model, ids)) == 1
+    assert modes(model) == before
+
+
+def test_closing_a_stream_early_leaves_the_model_as_it_was():
+    model = FAMILIES["gpt2"]().train()
+    before = modes(model)
+    ids, _ = prompts((6,))
+    steps = lib.stream(model, ids, max_new_tokens=12)
+    assert modes(model) == before
+    next(steps)
+    assert modes(model) == before, "between two steps the model is its owner's"
+    steps.close()
+    assert modes(model) == before
+
+
+def test_two_streams_of_one_model_do_not_disturb_each_other():
+    model = FAMILIES["gpt2"]()
+    model.load_state_dict(random_model("gpt2").state_dict())
+    model.train()
+    a, b = (prompts((6,), seed)[0] for seed in (1, 2))
+    wanted = [
+        rows_of(random_model("gpt2"), x, None, max_new_tokens=9)[0] for x in (a, b)
+    ]
+    streams = [lib.stream(model, x, max_new_tokens=9) for x in (a, b)]
+    found = [[int(t) for t in pair] for pair in zip(*streams, strict=True)]
+    assert [list(row) for row in zip(*found, strict=True)] == wanted
+
+
+class Interrupt:
+    """Logits that count up, and a Ctrl-C at the n-th step."""
+
+    def __init__(self, at):
+        self.at, self.steps = at, 0
+
+    def __call__(self, ids):
+        self.steps += 1
+        if self.steps > self.at:
+            raise KeyboardInterrupt
+        return one_hot((ids[:, -1] + 1) % VOCAB)
+
+
+def test_an_interrupt_loses_nothing_that_was_yielded():
+    model = Scripted(Interrupt(at=3))
+    model.train()
+    got = []
+
+    def listen():
+        for tokens in lib.stream(model, torch.tensor([[5]]), max_new_tokens=10):
+            got.append(int(tokens[0]))
+
+    with pytest.raises(KeyboardInterrupt):
+        listen()
+    assert got == [6, 7, 8]
+    assert model.training
+    assert model._dropout.training
+
+
+def test_what_is_returned_are_ordinary_tensors():
+    """No inference tensors: they may be changed in place, and need no gradient."""
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    outputs = [
+        lib.generate(model, ids, max_new_tokens=4),
+        *lib.stream(model, ids, max_new_tokens=4),
+        lib.log_probs(model, ids),
+        lib.perplexity(model, ids),
+    ]
+    for output in outputs:
+        assert not output.is_inference()
+        assert not output.requires_grad
+        output += 1
+
+
+def test_changing_what_was_yielded_does_not_change_what_follows():
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    wanted = rows_of(model, ids, None, max_new_tokens=8)[0]
+    found = []
+    for tokens in lib.stream(model, ids, max_new_tokens=8):
+        found.append(int(tokens[0]))
+        tokens.zero_()
+    assert found == wanted
+
+
+def test_the_prompt_is_not_touched():
+    model = random_model("gpt2")
+    ids, mask = prompts((5, 9))
+    before = ids.clone(), mask.clone()
+    lib.generate(model, ids, attention_mask=mask, max_new_tokens=4)
+    assert torch.equal(ids, before[0])
+    assert torch.equal(mask, before[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_any_integer_dtype_in_int64_out(dtype):
+    model = random_model("llama")
+    ids, _ = prompts((6,))
+    found = lib.generate(model, ids.to(dtype), max_new_tokens=4)
+    assert torch.equal(found, lib.generate(model, ids, max_new_tokens=4))
+    assert found.dtype == torch.int64
+
+
+def test_a_mask_of_bools_or_of_ones_is_a_mask():
+    model = random_model("gpt2")
+    ids, mask = prompts((5, 9))
+    settings = {"max_new_tokens": 6}
+    wanted = lib.generate(model, ids, attention_mask=mask, **settings)
+    found = lib.generate(model, ids, attention_mask=mask.bool(), **settings)
+    assert torch.equal(found, wanted)
+    bare = lib.generate(model, ids, **settings)
+    ones = lib.generate(model, ids, attention_mask=torch.ones_like(ids), **settings)
+    assert torch.equal(bare, ones)
+    assert not torch.equal(bare, wanted)  # pad ids alone mask nothing
+
+
+def test_half_precision_models_run():
+    model = FAMILIES["llama"]().to(torch.bfloat16)
+    model.load_state_dict(random_model("llama").state_dict())
+    ids, mask = prompts((5, 9))
+    found = lib.generate(model, ids, attention_mask=mask, seed=1, **SAMPLED)
+    assert found.shape[0] == 2
+
+
+def test_padding_may_stand_anywhere_for_an_encoder():
+    model = random_model("t5")
+    ids, mask = prompts((5, 9))
+    right = ids.clone(), mask.clone()
+    right[0][0] = ids[0].roll(5)
+    right[1][0] = mask[0].roll(5)
+    found = lib.generate(model, right[0], attention_mask=right[1], max_new_tokens=8)
+    alone = lib.generate(model, ids[:1, -5:], max_new_tokens=8)
+    assert torch.equal(found[:1], alone)
+
+
+# --- one signature -------------------------------------------------------------------
+
+
+def test_all_ways_in_take_the_same_arguments():
+    """The signature of generate is that of what checks it, and of the typed dicts."""
+    checked = inspect.signature(prepare).parameters
+    offered = inspect.signature(lib.generate).parameters
+    assert {n: p.default for n, p in offered.items()} == {
+        n: p.default for n, p in checked.items()
+    }
+    settings = set(offered) - {"model", "input_ids"}
+    assert set(typing.get_type_hints(Arguments)) == settings
+    text = settings - {"attention_mask", "tokenizer"}
+    assert set(typing.get_type_hints(TextArguments)) == text
+
+
+# --- stop strings, padding of what ended ----------------------------------------------
+
+
+def test_a_row_that_ended_is_padded_while_others_go_on():
+    """Row 0 ends at its third token, row 1 at its fifth."""
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    ids = torch.tensor([[10], [8]])
+    settings = {"eos_token_id": 13, "pad_token_id": 2, "max_new_tokens": 9}
+    found = lib.generate(model, ids, **settings)
+    assert found.tolist() == [[10, 11, 12, 13, 2, 2], [8, 9, 10, 11, 12, 13]]
+
+
+def test_minus_one_never_ends_even_where_the_model_names_an_end():
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    model.config.eos_token_id = 13
+    ids = torch.tensor([[10]])
+    settings = {"max_new_tokens": 6}
+    assert lib.generate(model, ids, **settings).tolist() == [[10, 11, 12, 13]]
+    found = lib.generate(model, ids, eos_token_id=-1, **settings)
+    assert found.tolist() == [[10, 11, 12, 13, 14, 15, 16]]
+    assert (
+        found.tolist()
+        == lib.generate(model, ids, eos_token_id=[-1], **settings).tolist()
+    )
+
+
+def test_a_pad_that_the_model_does_not_know_is_passed_over():
+    """A tokenizer's added pad token, or an old checkpoint's pad of -1."""
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    ids = torch.tensor([[10], [8]])
+    for pad in (-1, VOCAB):
+        model.config.pad_token_id = pad
+        found = lib.generate(model, ids, eos_token_id=13, max_new_tokens=9)
+        assert found[0].tolist() == [10, 11, 12, 13, 13, 13]
