@@ -45,7 +45,7 @@ def log_softmax(logits: Tensor) -> Tensor:
         TypeError: ``logits`` is no float tensor.
         ValueError: NaN, +inf, or a row of -inf only.
 
-    Defined in chapter 1.
+    Defined in chapter 1, equation (1.9).
     """
     _validate.logits(logits, stage="log_softmax")
     return torch.log_softmax(_widened(logits), dim=-1).to(logits.dtype)
@@ -65,7 +65,7 @@ def entropy(logits: Tensor) -> Tensor:
         TypeError: ``logits`` is no float tensor.
         ValueError: NaN, +inf, or a row of -inf only.
 
-    Source: Shannon (1948). Defined in chapter 1.
+    Source: Shannon (1948). Defined in chapter 1, equation (1.13).
     """
     _validate.logits(logits, stage="entropy")
     log_p = torch.log_softmax(_widened(logits), dim=-1)
