@@ -85,7 +85,6 @@ def check(path: Path) -> None:
         environment = {
             **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
-            "PIP_NO_BUILD_ISOLATION": "0",
         }
         run(PYTHON, "-c", RUN, copy, cwd=folder, env=environment)
 

@@ -74,6 +74,11 @@ async function widgetsAreAlive(page) {
   return wanted;
 }
 
+// A chapter is tens of thousands of pixels high: its beginning is picture enough.
+async function height(page) {
+  return Math.min(8000, await page.evaluate(() => document.documentElement.scrollHeight));
+}
+
 const answer = {};
 for (const url of pages) {
   const load = { outside: [], errors: [] };
@@ -87,7 +92,13 @@ for (const url of pages) {
         const report = (answer[`${url} ${screen} ${colorScheme}`] = { ...load, widgets, axe: [] });
         await page.setViewportSize(viewport);
         await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-        await page.waitForTimeout(100);
+        await page
+          .waitForFunction(
+            (scheme) => document.documentElement.dataset.theme === scheme,
+            colorScheme,
+            { timeout: SETTLED },
+          )
+          .catch(() => {}); // the test reads what the theme is
         report.page = await page.evaluate(() => ({
           theme: document.documentElement.dataset.theme,
           math: document.querySelectorAll(".math").length,
@@ -103,6 +114,7 @@ for (const url of pages) {
         await page.screenshot({
           path: path.join(shots, `${url.replaceAll("/", "_")}.${screen}.${colorScheme}.png`),
           fullPage: true,
+          clip: { x: 0, y: 0, width: viewport.width, height: await height(page) },
         });
         if (screen === "phone") continue;
         await page.evaluate(axe);
