@@ -96,7 +96,9 @@ def distinct_n(tokens: Sequence[int] | Tensor, n: int) -> float:
                 "one row at a time"
             )
         tokens = tokens.tolist()
-    ids = _validate.integers("tokens", tokens, low=0) if len(tokens) else ()
+    if not isinstance(tokens, Sequence):
+        raise TypeError(f"tokens={tokens!r} must be a sequence of token ids")
+    ids = _validate.integers("tokens", tokens, low=0) if tokens else ()
     if len(ids) < n:
         raise ValueError(f"tokens has length {len(ids)}; it must be at least n={n}")
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]

@@ -354,6 +354,7 @@ def rows_never_end(monkeypatch):
 
 
 MASKED = {"lengths": PADDED}
+NEOX = {"gpt_neox"}
 MUTANTS = [
     # A causal model is told positions and mask where there is padding; T5 computes
     # positions in its decoder, and sees padding through the encoder's mask alone.
@@ -367,8 +368,8 @@ MUTANTS = [
     (token_before_the_last, set(FAMILIES), {"lengths": SINGLE}),
     (least_length_off_by_one, set(FAMILIES), {"lengths": SINGLE, "least": True}),
     (history_without_the_prompt, FAMILIES.keys() - {"t5"}, {"lengths": SINGLE, "n": 1}),
-    (history_one_step_behind, FAMILIES.keys() - {"gpt_neox"}, {"lengths": SINGLE, "n": 1}),
-    (history_one_step_behind, {"gpt_neox"}, {"lengths": SINGLE, "n": 2}),
+    (history_one_step_behind, FAMILIES.keys() - NEOX, {"lengths": SINGLE, "n": 1}),
+    (history_one_step_behind, NEOX, {"lengths": SINGLE, "n": 2}),
     (rows_never_end, set(FAMILIES), {"lengths": PADDED, "ends": True}),
 ]  # fmt: skip
 CASES = [
