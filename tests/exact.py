@@ -90,26 +90,31 @@ def p_value(outcomes, law):
     return float(stats.chi2.sf(statistic, len(expected) - 1))
 
 
-def power(wrong, law, n):
-    """The chance that ``p_value < FALSE_ALARM`` for n draws from the law ``wrong``.
+def power(wrong, law, n, experiments=1000):
+    """A lower bound for the chance that n draws from ``wrong`` are rejected.
 
-    The statistic is then noncentral chi², its noncentrality n times the chi²
-    divergence between the pooled laws.
+    Simulated, with confidence 0.999: 1,000 rejections in 1,000 experiments show a
+    power of 0.993. (Noncentral chi² claims more than there is where outcomes are
+    dropped: their cells contribute no variance. For a law without its rarest 1 %, it
+    says 0.52 where 0.22 is true.)
     """
     cell = cells(law, n)
-    impossible = wrong[cell < 0].sum()
     p, q = pooled(law, cell), pooled(wrong, cell)
-    df = len(p) - 1
-    limit = stats.chi2.isf(FALSE_ALARM, df)
-    seen = stats.ncx2.sf(limit, df, n * ((q - p) ** 2 / p).sum())
-    # Or an impossible outcome is drawn.
-    return float(1 - (1 - seen) * (1 - impossible) ** n)
+    impossible = max(0.0, 1.0 - q.sum())
+    generator = np.random.default_rng(0)
+    counts = generator.multinomial(n, [*q, impossible], size=experiments)
+    statistic = ((counts[:, :-1] - n * p) ** 2 / (n * p)).sum(axis=1)
+    limit = stats.chi2.isf(FALSE_ALARM, len(p) - 1)
+    rejected = int(((statistic > limit) | (counts[:, -1] > 0)).sum())
+    if rejected == 0:
+        return 0.0
+    return float(stats.beta.ppf(0.001, rejected, experiments - rejected + 1))
 
 
 def dropping(law, mass=0.01):
-    """The law without its rarest outcomes, which hold ``mass`` or just more of it."""
+    """The law after its rarest outcomes have lost ``mass``, all but the last wholly."""
     order = np.argsort(law, kind="stable")
-    gone = order[: int((law[order].cumsum() < mass).sum()) + 1]
+    before = law[order].cumsum() - law[order]
     wrong = law.copy()
-    wrong[gone] = 0.0
-    return wrong / wrong.sum(), float(law[gone].sum())
+    wrong[order] -= np.clip(mass - before, 0.0, law[order])
+    return wrong / wrong.sum()
