@@ -198,6 +198,31 @@ def token_ids(
     return value
 
 
+def attention_mask(mask: Any, input_ids: Tensor) -> Tensor:
+    """Return ``mask`` as int64 if it holds a 0 or 1 for each of ``input_ids``."""
+    name = "attention_mask"
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        kind = (
+            f"a {mask.dtype} tensor"
+            if isinstance(mask, Tensor)
+            else type(mask).__name__
+        )
+        raise TypeError(
+            f"{name} must be an integer or bool tensor of 0 and 1, got {kind}"
+        )
+    if mask.shape != input_ids.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; it must be that of input_ids, "
+            f"{tuple(input_ids.shape)}"
+        )
+    same_device(name, mask, "input_ids", input_ids.device)
+    bits: Tensor = mask.long()
+    if not bool(((bits == 0) | (bits == 1)).all()):
+        wrong = bits[(bits != 0) & (bits != 1)][0].item()
+        raise ValueError(f"{name} holds {wrong}; it must be 0 (padding) or 1 (token)")
+    return bits
+
+
 def tokenizer(value: Any) -> Any:
     """Return ``value`` if it is a tokenizer, or raise TypeError."""
     if not callable(value) or not hasattr(value, "decode"):

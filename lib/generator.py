@@ -128,7 +128,7 @@ def stream_text(
         ValueError: as ``generate``, or ``num_return_sequences`` above 1.
     """
     if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be a str, got {type(prompt).__name__}")
+        raise TypeError(f"prompt={prompt!r} must be a str, one text alone")
     if settings.get("num_return_sequences", 1) != 1:
         raise ValueError(
             f"num_return_sequences={settings['num_return_sequences']} must be 1: "

@@ -74,10 +74,9 @@ class SamplingSettings:
         check_ngram_size(self.no_repeat_ngram_size)
         _validate.integer("min_new_tokens", self.min_new_tokens, low=0)
         eos = self.eos_token_id
-        ids = [eos] if isinstance(eos, int) else list(eos)
-        for token in ids:
-            _validate.integer("eos_token_id", token, low=0)
-        object.__setattr__(self, "eos_token_id", tuple(ids))
+        none = isinstance(eos, list | tuple) and not eos
+        ids = () if none else _validate.integers("eos_token_id", eos, low=0)
+        object.__setattr__(self, "eos_token_id", ids)
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,9 @@ def apply_no_repeat_ngram(
             f"no_repeat_ngram: logits have shape {tuple(logits.shape)}; allowed is "
             f"(batch, vocab) with batch {input_ids.shape[0]}, that of input_ids"
         )
-    if attention_mask is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"no_repeat_ngram: attention_mask has shape {tuple(attention_mask.shape)}; "
-            f"allowed is that of input_ids, {tuple(input_ids.shape)}"
-        )
+    _validate.same_device("input_ids", input_ids, "logits", logits.device)
+    if attention_mask is not None:
+        attention_mask = _validate.attention_mask(attention_mask, input_ids)
     return no_repeat_ngram_stage(input_ids, logits, n, attention_mask)
 
 

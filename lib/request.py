@@ -184,26 +184,8 @@ def _attention_mask(mask: Any, input_ids: Tensor, *, left_only: bool) -> Tensor 
     """A checked int64 mask, or None where nothing is masked."""
     if mask is None:
         return None
+    mask = _validate.attention_mask(mask, input_ids)
     name = "attention_mask"
-    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
-        kind = (
-            f"a {mask.dtype} tensor"
-            if isinstance(mask, Tensor)
-            else type(mask).__name__
-        )
-        raise TypeError(
-            f"{name} must be an integer or bool tensor of 0 and 1, got {kind}"
-        )
-    if mask.shape != input_ids.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(mask.shape)}; it must be that of input_ids, "
-            f"{tuple(input_ids.shape)}"
-        )
-    _validate.same_device(name, mask, "input_ids", input_ids.device)
-    mask = mask.long()
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        wrong = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(f"{name} holds {wrong}; it must be 0 (padding) or 1 (token)")
     empty = mask.sum(dim=1) == 0
     if bool(empty.any()):
         row = _validate.first_row(empty)

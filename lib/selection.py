@@ -58,6 +58,7 @@ def check_uniforms(u: Tensor, logits: Tensor) -> None:
     if not isinstance(u, Tensor) or not u.is_floating_point():
         kind = f"{u.dtype} tensor" if isinstance(u, Tensor) else type(u).__name__
         raise TypeError(f"sample: u must be a floating-point tensor, got {kind}")
+    _validate.on_a_real_device("u", u)
     if u.shape != logits.shape[:-1]:
         raise ValueError(
             f"sample: u has shape {tuple(u.shape)}; allowed is one uniform a row, "
