@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import lib  # noqa: E402
 from lib import plots  # noqa: E402
 
+STYLE = Path(lib.__file__).parent / "book.mplstyle"
 WORDS = ["bed", "cat", "floor", "mat", "on", "roof", "sat", "sofa", "the"]
 LOGITS = torch.tensor([32.0, 4, 16, 128, 1, 8, 1, 64, 2]).log()
 
@@ -69,7 +71,7 @@ def test_a_figure_is_the_same_every_time_and_small(name, shown, tmp_path):
     for number in range(2):
         CALLS[name]()
         path = tmp_path / f"{number}.png"
-        with plt.style.context(plots.STYLE):
+        with plt.style.context(STYLE):
             shown[-1].savefig(path)
         sizes.append(path.read_bytes())
     assert sizes[0] == sizes[1]
