@@ -67,7 +67,7 @@ def perplexity(model: Any, input_ids: Tensor) -> Tensor:
         TypeError: as ``log_probs``.
         ValueError: as ``log_probs``.
 
-    Source: Jelinek et al. (1977). Defined in chapter 1.
+    Source: Jelinek et al. (1977). Defined in chapter 1, equation (1.14).
     """
     return (-log_probs(model, input_ids).mean(dim=-1)).exp()
 
