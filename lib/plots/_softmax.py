@@ -1,34 +1,18 @@
-"""The book's figures, one call each.
-
-Every function draws on its own and shows the result; given ``ax``, it draws there and
-shows nothing. Matplotlib is imported at the first call. A new figure is a function
-that draws on an ``Axes`` inside ``with _drawing(ax, ...) as axes:``.
-"""
+"""Figures of chapter 1."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lib import distribution
+from lib.plots._drawing import REST, bars, drawing, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["candidates", "one_logit", "soft_argmax", "surprisal", "visible"]
-
-STYLE = Path(__file__).parent / "book.mplstyle"
-REST = "#a0a0a0"  # what a figure mentions but does not speak about
-
-
-def visible(token: str) -> str:
-    """A token's text with its spaces and line breaks made visible."""
-    return token.replace(" ", "␣").replace("\n", "⏎")
 
 
 def candidates(
@@ -47,11 +31,11 @@ def candidates(
     names = [visible(tokenizer.decode([token])) for token in kept.indices.tolist()]
     values = kept.values.tolist()
     rest = len(probs) - len(values)
-    with _drawing(ax, rows=len(values) + bool(rest)) as axes:
-        _bars(axes, names, values)
+    with drawing(ax, rows=len(values) + bool(rest)) as axes:
+        bars(axes, names, values)
         if rest:
             left = max(0.0, 1.0 - sum(values))
-            _bars(axes, [f"{rest:,} others"], [left], below=len(names), color=REST)
+            bars(axes, [f"{rest:,} others"], [left], below=len(names), color=REST)
         axes.set_xlabel("probability")
         axes.set_xlim(0, 1.12 * max(axes.get_xlim()[1] / 1.05, 1e-3))
 
@@ -73,8 +57,8 @@ def surprisal(
             "allowed is one a token"
         )
     mean = sum(values) / len(values)
-    with _drawing(ax, rows=len(values)) as axes:
-        _bars(axes, [visible(token) for token in tokens], values, digits=2)
+    with drawing(ax, rows=len(values)) as axes:
+        bars(axes, [visible(token) for token in tokens], values, digits=2)
         axes.axvline(mean, color="C1", linestyle="--", linewidth=1.5)
         axes.set_xlabel(r"$-\log\,p(x_t\,|\,x_{<t})$  (nats)")
         axes.set_xlim(0, 1.12 * max(values))
@@ -92,7 +76,7 @@ def soft_argmax(gap: float = 1.0, *, ax: Axes | None = None) -> None:
     entropy = distribution.entropy(logits)
     score = q * gap
     best = float(torch.sigmoid(torch.tensor(gap)))
-    with _drawing(ax) as axes:
+    with drawing(ax) as axes:
         axes.plot(q, score, color="C1", linestyle="--", label="score")
         axes.plot(q, entropy, color="C2", linestyle=":", label="entropy")
         axes.plot(q, score + entropy, color="C0", label="score + entropy")
@@ -130,7 +114,7 @@ def one_logit(
     probs = distribution.softmax(rows)
     order = logits.argsort(descending=True).tolist()
     named = [v for v in order if v != moved][:3]
-    with _drawing(ax) as axes:
+    with drawing(ax) as axes:
         for v in order:
             if v != moved and v not in named:
                 axes.plot(shift, probs[:, v], color=REST, linewidth=1)
@@ -157,44 +141,3 @@ def one_logit(
         axes.set_ylabel("probability")
         axes.set_xlim(-reach, reach)
         axes.set_ylim(0, 1.08)
-
-
-@contextmanager
-def _drawing(ax: Axes | None, *, rows: int | None = None) -> Iterator[Axes]:
-    """Axes to draw on in the book's style; a figure of our own is shown at the end.
-
-    ``rows`` makes room for so many horizontal bars.
-    """
-    import matplotlib.pyplot as plt
-
-    with plt.style.context(STYLE):
-        if ax is not None:
-            yield ax
-            return
-        width, height = plt.rcParams["figure.figsize"]
-        _, axes = plt.subplots(
-            figsize=(width, height if rows is None else 0.6 + 0.27 * rows)
-        )
-        yield axes
-        plt.show()
-
-
-def _bars(
-    axes: Axes,
-    names: Sequence[str],
-    values: Sequence[float],
-    *,
-    below: int = 0,
-    digits: int = 3,
-    color: str = "C0",
-) -> None:
-    """Horizontal bars from top to bottom, each with its number, after ``below``."""
-    places = range(below, below + len(names))
-    bars = axes.barh(places, values, height=0.72, color=color)
-    axes.bar_label(bars, [f"{value:.{digits}f}" for value in values], padding=3)
-    labels = [label.get_text() for label in axes.get_yticklabels()][:below]
-    axes.set_yticks(range(below + len(names)), [*labels, *names])
-    axes.set_ylim(below + len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)

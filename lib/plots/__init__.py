@@ -1,0 +1,11 @@
+"""The book's figures, one call each.
+
+Every function draws on its own and shows the result; given ``ax``, it draws there and
+shows nothing. Matplotlib is imported at the first call. A new figure is a function
+that draws on an ``Axes`` inside ``with drawing(ax, ...) as axes:``.
+"""
+
+from lib.plots._drawing import visible
+from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
+
+__all__ = ["candidates", "one_logit", "soft_argmax", "surprisal", "visible"]
