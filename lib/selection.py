@@ -78,15 +78,19 @@ def sample_stage(logits: Tensor, u: Tensor) -> Tensor:
     """``sample`` without its checks."""
     wide = accumulate_in(logits)
     mass = (wide - wide.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1)
-    total = mass[..., -1:]
-    # u < 1, yet u * total may round up to total, which no token's mass exceeds.
-    below = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum(u.to(wide).unsqueeze(-1) * total, below)
+    # Below the total, also when rounded: u is at most 1 - 2^-53, the total at least 1.
+    target = u.to(wide).unsqueeze(-1) * mass[..., -1:]
     token = torch.searchsorted(mass, target, right=True).squeeze(-1)
     # A row that has ended may hold no token, hence NaN: any id will do, if it is one.
     return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
 
 
 def accumulate_in(logits: Tensor) -> Tensor:
-    """Logits in float64, in which masses are summed; MPS has none, so on the CPU."""
-    return logits.cpu().double() if logits.device.type == "mps" else logits.double()
+    """Logits in float64, in which masses are summed."""
+    return logits.to(sum_device(logits)).double()
+
+
+def sum_device(logits: Tensor) -> torch.device:
+    """Where masses are summed: where the logits are, unless that has no float64."""
+    mps = logits.device.type == "mps"
+    return torch.device("cpu") if mps else logits.device
