@@ -125,6 +125,17 @@ def test_a_mask_of_ones_is_no_mask(ids, n):
     assert same(apply_no_repeat_ngram(ids, z, n), with_mask)
 
 
+def test_no_ngram_goes_through_a_masked_position_wherever_it_is():
+    ids = torch.tensor([[0, 1, 0]])
+    for mask, expected in (
+        ([1, 1, 1], {1}),
+        ([0, 1, 1], set()),
+        ([1, 0, 1], set()),
+        ([1, 1, 0], set()),  # the current suffix is masked
+    ):
+        assert banned(ids, zeros(ids), 2, torch.tensor([mask])) == [expected]
+
+
 def test_transformers_counts_pads_as_history():
     """The one case that differs: the padding's id is a token of the text too.
 
