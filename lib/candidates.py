@@ -63,7 +63,9 @@ def choose(
     tokens = _attempt(logits, stages, u, count)
     short = (tokens < 0).nonzero().flatten()
     if len(short):
-        tokens[short] = choose(logits[short], stages, u[short], count * _GROWTH)
+        tokens[short] = choose(
+            logits[short], stages, u[short.to(u.device)], count * _GROWTH
+        )
     return tokens
 
 

@@ -14,6 +14,7 @@ from lib.forward import CachedForward, device_of, evaluating
 from lib.luck import uniforms
 from lib.pipeline import Pipeline, Step, Watch
 from lib.request import Arguments, Request, TextArguments, prepare
+from lib.selection import sum_device
 
 _LUCK_BLOCK = 256  # uniforms are drawn for so many steps at a time
 
@@ -273,7 +274,7 @@ class _Loop:
             mask = None if self._mask is None else self._mask[:, : self._length]
             logits = self._forward.logits(ids, mask)
             step = Step(ids, mask, index, live=~self._ended)
-            u = None if u is None else u.to(logits.device)
+            u = None if u is None else u.to(sum_device(logits))
             if self._watch is None:
                 chosen = self._pipeline.choose(step, logits, u)
             else:

@@ -213,7 +213,9 @@ class Pipeline:
         tokens = choose(logits, few, u, _first_count(tail))
         left = (tokens < 0).nonzero().flatten()
         if len(left):  # rows whose nucleus, or whose ties, go through the vocabulary
-            tokens[left] = self.select(_run(tail, step, logits[left]), u[left])
+            tokens[left] = self.select(
+                _run(tail, step, logits[left]), u[left.to(u.device)]
+            )
         return tokens
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
