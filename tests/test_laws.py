@@ -368,13 +368,23 @@ def test_samples_of_one_prompt_and_neighbouring_seeds_are_independent():
     [
         (World.random(4, 4, seed=2, eos_token_id=3), {}),
         (World.random(4, 4, seed=2, eos_token_id=3), {"min_new_tokens": 2}),
+        (World.random(4, 4, seed=2, eos_token_id=3), {"no_repeat_ngram_size": 2}),
         (World.random(4, 4, seed=3, grid=1.0), {"top_k": 2}),
         (World.random(4, 4, seed=3, grid=1.0), {"top_p": 0.7}),
         (World.random(3, 5, seed=4), {"no_repeat_ngram_size": 2}),
         (World.random(3, 5, seed=4), {"no_repeat_ngram_size": 2, "top_k": 2}),
         (World.random(2, 6, seed=5), {"no_repeat_ngram_size": 3}),
     ],
-    ids=["eos", "min_new_tokens", "tied top_k", "tied top_p", "ban", "ban top_k", "n3"],
+    ids=[
+        "eos",
+        "min_new_tokens",
+        "eos and ban",
+        "tied top_k",
+        "tied top_p",
+        "ban",
+        "ban top_k",
+        "trigrams",
+    ],
 )
 def test_ends_ties_and_bans_have_their_law_too(world, settings):
     """Against the world's own law under the pipeline, which test_worlds checks."""

@@ -163,6 +163,15 @@ def test_min_new_tokens_shifts_the_end():
     assert (law[early] == 0).all()
 
 
+def test_what_has_ended_never_comes_to_the_pipeline():
+    """The filling repeats bigrams; a ban that saw it would leave no token."""
+    world = World.random(3, 4, seed=2, eos_token_id=1)
+    law = world.sequence_law(sampling(no_repeat_ngram_size=2))
+    assert law.sum().item() == pytest.approx(1.0)
+    ended = (world.sequences()[:, 0] == 1) & (law > 0)
+    assert world.sequences()[ended].tolist() == [[1, 1, 1, 1]]
+
+
 # Making worlds
 
 
