@@ -257,7 +257,7 @@ def test_the_bank_is_large_enough():
 # ── Whatever the reader's code does ─────────────────────────────────────────────────
 
 
-def recursion(z):
+def recursion(z, *_):
     return recursion(z)
 
 
@@ -274,7 +274,7 @@ class NastyError(Exception):
 
 
 def raising(error):
-    def function(z):
+    def function(z, *_):
         raise error
 
     return function
@@ -284,21 +284,21 @@ def raising(error):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda z: None, "return statement"),
-        (lambda z: "text", "type str"),
-        (lambda z: Nasty(), "type Nasty"),
-        (lambda z: {"p": z}, "type dict"),
-        (lambda z: [], "type list"),
-        (lambda z: z > 0, "type Tensor"),
-        (lambda z: [z, z[..., :0]], "stack expects each tensor"),
-        (lambda z: 1 / 0, "ZeroDivisionError"),
-        (lambda z: undefined_name, "NameError"),  # noqa: F821
+        (lambda z, *_: None, "return statement"),
+        (lambda z, *_: "text", "type str"),
+        (lambda z, *_: Nasty(), "type Nasty"),
+        (lambda z, *_: {"p": z}, "type dict"),
+        (lambda z, *_: [], "type list"),
+        (lambda z, *_: z > 0, "type Tensor"),
+        (lambda z, *_: [z, z[:0]], "stack expects each tensor"),
+        (lambda z, *_: 1 / 0, "ZeroDivisionError"),
+        (lambda z, *_: undefined_name, "NameError"),  # noqa: F821
         (lambda: 1, "TypeError"),
         (raising(SystemExit(3)), "SystemExit"),
         (raising(NastyError()), "NastyError"),
         (recursion, "RecursionError"),
-        (lambda z: z.resize_(0), "changes its argument in place"),
-        (lambda z: z[..., :0], "should have"),
+        (lambda z, *_: z.resize_(0), "changes its argument in place"),
+        (lambda z, *_: z[..., :0], "should have"),
         (torch.tensor([1.0]), "not a function"),
         (None, "not a function"),
     ],

@@ -130,6 +130,7 @@ class Exercise:
         mistakes: the more particular before the more general.
         shrinks: whether tokens may be taken from a counterexample; False where
             another argument speaks of token ids.
+        view: what of an answer counts; both answers are compared and shown after it.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Exercise:
     inputs: Callable[[], list[tuple[Any, ...]]]
     mistakes: tuple[Mistake, ...]
     shrinks: bool = True
+    view: Callable[[Tensor], Tensor] = lambda answer: answer
 
     def check(self, function: Callable[..., Any]) -> Result:
         """Try to break a function."""
@@ -175,7 +177,7 @@ class Exercise:
         self, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> Failure | None:
         """Run a function on copies of one input; None if it answers rightly."""
-        expected = self.reference(*_copies(arguments))
+        expected = self.view(self.reference(*_copies(arguments)))
         given = _copies(arguments)
 
         def failure(kind: str, **details: Any) -> Failure:
@@ -198,10 +200,11 @@ class Exercise:
                 note=f"a value of type {type(raw).__name__}",
                 advice="The answer should be a tensor of numbers.",
             )
-        if any(_differ(a, b) for a, b in zip(arguments, given, strict=True)):
+        changed = [b for a, b in zip(arguments, given, strict=True) if _differ(a, b)]
+        if changed:
             return failure(
                 "changed",
-                note=f"{_text(answer)}, but the input has become {_text(given[0])}",
+                note=f"{_text(answer)}, but the input has become {_text(changed[0])}",
                 advice="Known mistake: the function changes its argument in place, so "
                 "the caller's logits are gone. Make a new tensor: z = z - m does, "
                 "z -= m and z.sub_(m) do not.",
@@ -213,6 +216,7 @@ class Exercise:
                 advice=f"The answer has the shape {tuple(answer.shape)} and should "
                 f"have {tuple(expected.shape)}.",
             )
+        answer = self.view(answer if answer.is_floating_point() else answer.double())
         if not _close(answer, expected, expected.dtype):
             return failure("value", answer=answer)
         return None
