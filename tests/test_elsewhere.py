@@ -361,7 +361,7 @@ def their_ties(model):
     assert left in ([0, 1], [0, 2])
 
 
-@cell("Top-p of 0 and of 1", "lib", "error", "off")
+@cell("Top-p of 0 and of 1", "lib", "0: error; 1: off")
 def our_ends(model):
     z = logits_of(0.5, 0.3, 0.2)
     with pytest.raises(ValueError, match=r"top_p=1\.0 to switch top-p off"):
@@ -369,7 +369,7 @@ def our_ends(model):
     assert torch.equal(apply_top_p(z, 1.0), z)
 
 
-@cell("Top-p of 0 and of 1", "transformers", "1 token", "off")
+@cell("Top-p of 0 and of 1", "transformers", "0: 1 token; 1: off")
 def their_ends(model):
     assert len(their_support(model, top_p=0.0)) == 1
     assert len(their_support(model, top_p=1.0)) == VOCAB
