@@ -6,6 +6,16 @@ that draws on an ``Axes`` inside ``with drawing(ax, ...) as axes:``.
 """
 
 from lib.plots._drawing import visible
+from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
 
-__all__ = ["candidates", "one_logit", "soft_argmax", "surprisal", "visible"]
+__all__ = [
+    "ban_cost",
+    "banned_mass",
+    "candidates",
+    "one_logit",
+    "repeats",
+    "soft_argmax",
+    "surprisal",
+    "visible",
+]
