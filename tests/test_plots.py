@@ -42,7 +42,7 @@ CALLS = {
     "soft_argmax": lambda **k: plots.soft_argmax(1.0, **k),
     "one_logit": lambda **k: plots.one_logit(LOGITS, WORDS, "roof", **k),
     "repeats": lambda **k: plots.repeats([0, 1, 2] * 4, 2, below=[0, 0, 0], **k),
-    "ban_cost": lambda **k: plots.ban_cost([8, 16], {"a": [28, 120], "b": [8, 16]}, **k),
+    "ban_cost": lambda **k: plots.ban_cost([8, 16], {"a": [28, 120]}, **k),
     "banned_mass": lambda **k: plots.banned_mass([0.1, 0.9], [False, True], **k),
 }
 
