@@ -18,15 +18,21 @@ _COMMON = {"deadline": None, "print_blob": True, "database": None}
 hypothesis.settings.register_profile(
     "fixed", derandomize=True, max_examples=40, **_COMMON
 )
-hypothesis.settings.register_profile("fresh", max_examples=500, **_COMMON)
+hypothesis.settings.register_profile("fresh", max_examples=200, **_COMMON)
 hypothesis.settings.load_profile("fresh" if SLOW else "fixed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what needs more time or another machine."""
+    """Skip, with the reason, what needs more time or another machine.
+
+    In `make slow` the property tests are slow ones, with more and fresh examples.
+    """
     slow = pytest.mark.skip(reason="takes minutes: `make slow` (NTB_SLOW=1) runs it")
     gpu = pytest.mark.skip(reason="needs a CUDA device, and there is none")
     for item in items:
+        if SLOW and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.slow)
         if "slow" in item.keywords and not SLOW:
             item.add_marker(slow)
         if "gpu" in item.keywords and not torch.cuda.is_available():
