@@ -18,6 +18,8 @@ from lib import plots  # noqa: E402
 STYLE = Path(lib.__file__).parent / "book.mplstyle"
 WORDS = ["bed", "cat", "floor", "mat", "on", "roof", "sat", "sofa", "the"]
 LOGITS = torch.tensor([32.0, 4, 16, 128, 1, 8, 1, 64, 2]).log()
+# Greedy takes a, then b; the best text is b b.
+FORK = lib.World.from_table({(): [0.6, 0.4], (0,): [0.45, 0.55], (1,): [0.0, 1.0]}, 2)
 
 
 class Spelling:
@@ -44,6 +46,17 @@ CALLS = {
     "repeats": lambda **k: plots.repeats([0, 1, 2] * 4, 2, below=[0, 0, 0], **k),
     "ban_cost": lambda **k: plots.ban_cost([8, 16], {"a": [28, 120]}, **k),
     "banned_mass": lambda **k: plots.banned_mass([0.1, 0.9], [False, True], **k),
+    "tree": lambda **k: plots.tree(FORK, ["a", "b"], **k),
+    "typical": lambda **k: plots.typical(
+        {1: [0, 0.5, 0.5], 2: [0, 0, 0.25, 0.5, 0.25]}, entropy=1.0, best=0.7, **k
+    ),
+    "luck": lambda **k: plots.luck(
+        torch.stack([LOGITS, 2 * LOGITS]), WORDS, ["one", "two"], [0.6], **k
+    ),
+    "recurrence": lambda **k: plots.recurrence([0, 1, 2] * 4, list(range(12)), **k),
+    "tradeoff": lambda **k: plots.tradeoff(
+        {"greedy": ((1, 2, 3), (0.1, 0.2, 0.3))}, xlabel="x", ylabel="y", **k
+    ),
 }
 
 

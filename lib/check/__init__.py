@@ -10,13 +10,17 @@ the mistake, if it is a known one. It never raises because your code does.
 
 from lib.check._engine import Result
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
+from lib.check._selection import greedy, gumbel_max, sample
 from lib.check._softmax import entropy, log_softmax, softmax
 
 __all__ = [
     "Result",
     "distinct_n",
     "entropy",
+    "greedy",
+    "gumbel_max",
     "log_softmax",
     "no_repeat_ngram",
+    "sample",
     "softmax",
 ]

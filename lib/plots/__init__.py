@@ -7,15 +7,21 @@ that draws on an ``Axes`` inside ``with drawing(ax, ...) as axes:``.
 
 from lib.plots._drawing import visible
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
+from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
 
 __all__ = [
     "ban_cost",
     "banned_mass",
     "candidates",
+    "luck",
     "one_logit",
+    "recurrence",
     "repeats",
     "soft_argmax",
     "surprisal",
+    "tradeoff",
+    "tree",
+    "typical",
     "visible",
 ]
