@@ -46,6 +46,13 @@ CALLS = {
     "repeats": lambda **k: plots.repeats([0, 1, 2] * 4, 2, below=[0, 0, 0], **k),
     "ban_cost": lambda **k: plots.ban_cost([8, 16], {"a": [28, 120]}, **k),
     "banned_mass": lambda **k: plots.banned_mass([0.1, 0.9], [False, True], **k),
+    "nucleus": lambda **k: plots.nucleus(LOGITS, Spelling(), 0.9, top=6, **k),
+    "cut_offs": lambda **k: plots.cut_offs(
+        torch.stack([LOGITS, 2 * LOGITS]), ["one", "two"], 0.9, **k
+    ),
+    "nucleus_sizes": lambda **k: plots.nucleus_sizes(
+        torch.stack([LOGITS, 2 * LOGITS]), 0.9, **k
+    ),
     "tree": lambda **k: plots.tree(FORK, ["a", "b"], **k),
     "typical": lambda **k: plots.typical(
         {1: [0, 0.5, 0.5], 2: [0, 0, 0.25, 0.5, 0.25]}, entropy=1.0, best=0.7, **k

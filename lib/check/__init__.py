@@ -12,6 +12,7 @@ from lib.check._engine import Result
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
 from lib.check._selection import greedy, gumbel_max, sample
 from lib.check._softmax import entropy, log_softmax, softmax
+from lib.check._top_p import nucleus_size, top_p
 
 __all__ = [
     "Result",
@@ -21,6 +22,8 @@ __all__ = [
     "gumbel_max",
     "log_softmax",
     "no_repeat_ngram",
+    "nucleus_size",
     "sample",
     "softmax",
+    "top_p",
 ]

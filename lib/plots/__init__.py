@@ -9,12 +9,16 @@ from lib.plots._drawing import visible
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
+from lib.plots._top_p import cut_offs, nucleus, nucleus_sizes
 
 __all__ = [
     "ban_cost",
     "banned_mass",
     "candidates",
+    "cut_offs",
     "luck",
+    "nucleus",
+    "nucleus_sizes",
     "one_logit",
     "recurrence",
     "repeats",
