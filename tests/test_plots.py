@@ -64,6 +64,13 @@ CALLS = {
     "tradeoff": lambda **k: plots.tradeoff(
         {"greedy": ((1, 2, 3), (0.1, 0.2, 0.3))}, xlabel="x", ylabel="y", **k
     ),
+    "kept": lambda **k: plots.kept(LOGITS, WORDS, 3, **k),
+    "mass_by_rank": lambda **k: plots.mass_by_rank(
+        {"a": LOGITS, "b": LOGITS / 2}, 3, **k
+    ),
+    "tokens_needed": lambda **k: plots.tokens_needed(
+        torch.tensor([0.1, 2.0]), torch.tensor([1, 300]), 40, **k
+    ),
 }
 
 
@@ -151,3 +158,37 @@ def test_one_logit_keeps_the_odds_of_the_others(shown):
     )
     ratio = torch.as_tensor(dashed.get_ydata()) / torch.as_tensor(dotted.get_ydata())
     assert torch.allclose(ratio, torch.full_like(ratio, 2.0), atol=1e-4)
+
+
+def test_kept_shows_both_distributions_best_first(shown):
+    plots.kept(LOGITS, WORDS, 3)
+    (axes,) = shown[0].axes
+    widths = [bar.get_width() for bar in axes.patches]
+    before, after = widths[:9], widths[9:]
+    assert before == pytest.approx([2.0**-i for i in range(1, 9)] + [2.0**-8])
+    assert after == pytest.approx([4 / 7, 2 / 7, 1 / 7] + [0] * 6)
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["mat", "sofa"]
+
+
+def test_mass_by_rank_marks_the_mass_at_k(shown):
+    plots.mass_by_rank({"toy": LOGITS}, 3)
+    (axes,) = shown[0].axes
+    curve, dot = axes.lines[:2]
+    assert list(curve.get_ydata())[:3] == pytest.approx([1 / 2, 3 / 4, 7 / 8])
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (3, pytest.approx(7 / 8))
+    assert axes.get_legend() is None
+
+
+def test_mass_by_rank_takes_k_beyond_the_vocabulary(shown):
+    plots.mass_by_rank({"a": LOGITS, "b": LOGITS / 2}, 50)
+    (axes,) = shown[0].axes
+    assert axes.lines[1].get_xdata()[0] == 9
+    assert axes.get_legend() is not None
+
+
+def test_tokens_needed_parts_the_steps_at_k(shown):
+    CALLS["tokens_needed"]()
+    (axes,) = shown[0].axes
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1], [300]]
+    with pytest.raises(ValueError, match="one a step"):
+        plots.tokens_needed(torch.zeros(2), torch.zeros(3), 40)

@@ -9,6 +9,7 @@ from lib.plots._drawing import visible
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
+from lib.plots._top_k import kept, mass_by_rank, tokens_needed
 from lib.plots._top_p import cut_offs, nucleus, nucleus_sizes
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "banned_mass",
     "candidates",
     "cut_offs",
+    "kept",
     "luck",
+    "mass_by_rank",
     "nucleus",
     "nucleus_sizes",
     "one_logit",
@@ -24,6 +27,7 @@ __all__ = [
     "repeats",
     "soft_argmax",
     "surprisal",
+    "tokens_needed",
     "tradeoff",
     "tree",
     "typical",
