@@ -12,6 +12,7 @@ from lib.check._engine import Result
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
 from lib.check._selection import greedy, gumbel_max, sample
 from lib.check._softmax import entropy, log_softmax, softmax
+from lib.check._temperature import entropy_slope, temperature
 from lib.check._top_k import top_k, top_k_probs
 from lib.check._top_p import nucleus_size, top_p
 
@@ -19,6 +20,7 @@ __all__ = [
     "Result",
     "distinct_n",
     "entropy",
+    "entropy_slope",
     "greedy",
     "gumbel_max",
     "log_softmax",
@@ -26,6 +28,7 @@ __all__ = [
     "nucleus_size",
     "sample",
     "softmax",
+    "temperature",
     "top_k",
     "top_k_probs",
     "top_p",

@@ -216,7 +216,7 @@ class Exercise:
                 advice=f"The answer has the shape {tuple(answer.shape)} and should "
                 f"have {tuple(expected.shape)}.",
             )
-        answer = self.view(answer if answer.is_floating_point() else answer.double())
+        answer = self.view(answer)
         if not _close(answer, expected, expected.dtype):
             return failure("value", answer=answer)
         return None

@@ -9,14 +9,25 @@ from lib.plots._drawing import visible
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
+from lib.plots._temperature import (
+    along_temperature,
+    at_temperatures,
+    entropy_along,
+    frontier,
+    step_or_text,
+)
 from lib.plots._top_k import kept, mass_by_rank, tokens_needed
 from lib.plots._top_p import cut_offs, nucleus, nucleus_sizes
 
 __all__ = [
+    "along_temperature",
+    "at_temperatures",
     "ban_cost",
     "banned_mass",
     "candidates",
     "cut_offs",
+    "entropy_along",
+    "frontier",
     "kept",
     "luck",
     "mass_by_rank",
@@ -26,6 +37,7 @@ __all__ = [
     "recurrence",
     "repeats",
     "soft_argmax",
+    "step_or_text",
     "surprisal",
     "tokens_needed",
     "tradeoff",
