@@ -139,7 +139,7 @@ stored in float16.
   {r["weight_decay"]:g} (none for gains and biases), gradient norm at most 1.
 - {r["warmup_steps"]} steps of warm-up, then a cosine to zero. Dropout
   {r["dropout"]:g} on residuals and embeddings. Seed {r["seed"]}.
-- {facts["training_minutes"]:g} minutes by the clock, on one core of a busy machine.
+- {facts["training_minutes"]:g} minutes by the clock, pauses included, on one busy core.
 
 To train it again:"""
     )
