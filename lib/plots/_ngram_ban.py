@@ -90,6 +90,8 @@ def ban_cost(
             )
         axes.set_xlabel("length of the text, tokens")
         axes.set_ylabel("n-grams touched")
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.minorticks_off()
         axes.margins(x=0.04)
 
 
