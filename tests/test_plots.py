@@ -21,6 +21,28 @@ LOGITS = torch.tensor([32.0, 4, 16, 128, 1, 8, 1, 64, 2]).log()
 # Greedy takes a, then b; the best text is b b.
 FORK = lib.World.from_table({(): [0.6, 0.4], (0,): [0.45, 0.55], (1,): [0.0, 1.0]}, 2)
 
+TRACE = lib.Trace(
+    sequences=[[8, 3]],
+    seed=(0,),
+    steps=(
+        lib.StepRecord(
+            step=0,
+            row=0,
+            stages=(lib.StageRecord("top_k(2)", 7, 0.25, 1.4, 0.6),),
+            u=0.5,
+            token=3,
+            rank=0,
+            raw_probability=0.5,
+            probability=2 / 3,
+        ),
+    ),
+    pipeline="top_k(2) -> sample",
+    custom_pipeline=False,
+    input_ids=[[8]],
+    attention_mask=None,
+    settings={},
+)
+
 
 class Spelling:
     """A tokenizer for nine words."""
@@ -43,6 +65,9 @@ CALLS = {
     "surprisal": lambda **k: plots.surprisal([" a", "b\n"], [1.0, 3.0], **k),
     "soft_argmax": lambda **k: plots.soft_argmax(1.0, **k),
     "one_logit": lambda **k: plots.one_logit(LOGITS, WORDS, "roof", **k),
+    "attention": lambda **k: plots.attention(WORDS[:3], **k),
+    "ledger": lambda **k: plots.ledger(3, 4, **k),
+    "trace": lambda **k: plots.trace(TRACE, Spelling(), **k),
     "at_temperatures": lambda **k: plots.at_temperatures(LOGITS, Spelling(), **k),
     "frontier": lambda **k: plots.frontier(LOGITS, **k),
     "along_temperature": lambda **k: plots.along_temperature(LOGITS, WORDS, **k),

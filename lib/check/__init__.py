@@ -9,6 +9,7 @@ the mistake, if it is a known one. It never raises because your code does.
 """
 
 from lib.check._engine import Result
+from lib.check._generator import generate, positions
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
 from lib.check._selection import greedy, gumbel_max, sample
 from lib.check._softmax import entropy, log_softmax, softmax
@@ -21,11 +22,13 @@ __all__ = [
     "distinct_n",
     "entropy",
     "entropy_slope",
+    "generate",
     "greedy",
     "gumbel_max",
     "log_softmax",
     "no_repeat_ngram",
     "nucleus_size",
+    "positions",
     "sample",
     "softmax",
     "temperature",

@@ -6,6 +6,7 @@ that draws on an ``Axes`` inside ``with drawing(ax, ...) as axes:``.
 """
 
 from lib.plots._drawing import visible
+from lib.plots._generator import attention, ledger, trace
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
 from lib.plots._softmax import candidates, one_logit, soft_argmax, surprisal
@@ -22,6 +23,7 @@ from lib.plots._top_p import cut_offs, nucleus, nucleus_sizes
 __all__ = [
     "along_temperature",
     "at_temperatures",
+    "attention",
     "ban_cost",
     "banned_mass",
     "candidates",
@@ -29,6 +31,7 @@ __all__ = [
     "entropy_along",
     "frontier",
     "kept",
+    "ledger",
     "luck",
     "mass_by_rank",
     "nucleus",
@@ -40,6 +43,7 @@ __all__ = [
     "step_or_text",
     "surprisal",
     "tokens_needed",
+    "trace",
     "tradeoff",
     "tree",
     "typical",
