@@ -93,7 +93,7 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
         TypeError: wrong types.
         ValueError: T <= 0 or not finite; NaN, +inf, or a row of -inf only.
 
-    Source: Ackley, Hinton and Sejnowski (1985). Defined in chapter 2.
+    Source: Ackley, Hinton and Sejnowski (1985). Defined in chapter 2, equation (2.1).
     """
     temperature = check_temperature(temperature)
     _validate.logits(logits, stage="temperature")
