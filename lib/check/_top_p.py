@@ -412,7 +412,8 @@ def _mass_kept(z: Tensor, rho: float) -> Tensor:
 
 
 def _effective(z: Tensor, rho: float) -> Tensor:
-    return torch.special.entr(_probability(z)).sum(-1).exp()
+    nats: Tensor = torch.special.entr(_probability(z)).sum(-1)
+    return nats.exp()
 
 
 _NUCLEUS_SIZE = Exercise(
