@@ -76,7 +76,7 @@ def uniforms(seed: int, samples: Sequence[int], steps: Sequence[int]) -> Tensor:
         TypeError: a seed or index is no integer.
         ValueError: a seed or index is out of range.
 
-    Source: Salmon et al. (2011). Defined in chapter 6.
+    Source: Salmon et al. (2011). Defined in chapter 6, equation (6.13).
     """
     seed = check_seed(seed)
     rows, columns = _indices("samples", samples), _indices("steps", steps)

@@ -21,7 +21,7 @@ def greedy(logits: Tensor) -> Tensor:
         TypeError: ``logits`` is no float tensor.
         ValueError: NaN, +inf, or a row of -inf only.
 
-    Defined in chapter 6.
+    Defined in chapter 6, equation (6.1).
     """
     _validate.logits(logits, stage="greedy")
     return greedy_stage(logits)
@@ -46,7 +46,7 @@ def sample(logits: Tensor, u: Tensor) -> Tensor:
         ValueError: u outside [0, 1) or of another shape; NaN, +inf, or a row of
             -inf only.
 
-    Source: Devroye (1986), chapter III.2. Defined in chapter 6.
+    Source: Devroye (1986), chapter III.2. Defined in chapter 6, equation (6.8).
     """
     _validate.logits(logits, stage="sample")
     check_uniforms(u, logits)
