@@ -169,16 +169,17 @@ def along_temperature(
             inside = 0 < peak < len(along) - 1
             if inside:
                 axes.plot([along[peak]], [probs[peak, v]], "o", color=color)
-            # A curve that only falls carries its name where it has begun to.
-            at = (
-                peak
+            # The name stands beside the way up, or down if there is no way up.
+            flank = (
+                probs[:, v] > 0.7 * probs[peak, v]
                 if inside
-                else int((probs[:, v] < 0.8 * probs[0, v]).int().argmax())
+                else (probs[:, v] < 0.8 * probs[0, v])
             )
+            at = int(flank.int().argmax())
             axes.annotate(
                 words[v],
                 (float(along[at]), float(probs[at, v])),
-                xytext=(-3, 5) if inside else (5, 5),
+                xytext=(-4, 2) if inside else (5, 5),
                 textcoords="offset points",
                 ha="right" if inside else "left",
                 color=color,
