@@ -27,7 +27,7 @@ def apply_top_k(logits: Tensor, top_k: int) -> Tensor:
         TypeError: wrong types.
         ValueError: k < 0; NaN, +inf, or a row of -inf only.
 
-    Source: Fan, Lewis and Dauphin (2018). Defined in chapter 3.
+    Source: Fan, Lewis and Dauphin (2018). Defined in chapter 3, equation (3.1).
     """
     top_k = check_top_k(top_k)
     _validate.logits(logits, stage="top_k")
