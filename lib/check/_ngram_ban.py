@@ -327,7 +327,8 @@ _DISTINCT_N = Exercise(
         ),
         Mistake(
             "divided by the number of tokens",
-            "A text of L tokens has L - n + 1 n-grams, not L.",
+            "A text of L tokens has L - n + 1 n-grams, not L: one without any "
+            "repetition would score below 1.",
             _measured(lambda x, n: _share(_grams(x, n), len(x))),
         ),
         Mistake(
