@@ -1,6 +1,6 @@
 """What decoding settings do to the stories of the embedded model.
 
-    python benchmarks/settings.py           measure, write settings.json (about a minute)
+    python benchmarks/settings.py           measure, and write settings.json: a minute
     python benchmarks/settings.py --table   print the table of book/choosing.md
 
 Every setting continues the same prompts with the same luck. Nothing here depends on
