@@ -53,7 +53,7 @@ def apply_top_p(logits: Tensor, top_p: float) -> Tensor:
         TypeError: wrong types.
         ValueError: :math:`\rho` outside (0, 1]; NaN, +inf, or a row of -inf only.
 
-    Source: Holtzman et al. (2020). Defined in chapter 4.
+    Source: Holtzman et al. (2020). Defined in chapter 4, equation (4.5).
     """
     top_p = check_top_p(top_p)
     _validate.logits(logits, stage="top_p")
