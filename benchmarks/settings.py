@@ -168,7 +168,7 @@ def table(data: dict[str, Any]) -> str:
         "|---|" + "---|" * len(COLUMNS),
     ]
     for name, values in data["results"].items():
-        cells = [f"`{name}`"]
+        cells = [name.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")]
         for measure, (_, digits) in COLUMNS.items():
             low, middle, high = (f"{x:.{digits}f}" for x in values[measure])
             # The joiner keeps an interval on one line.
