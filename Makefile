@@ -43,8 +43,9 @@ check-book: install  ## the book builds without a single warning
 	@$(BIN)/python tools/vendor.py
 	$(BUILD) --all
 
+# One thread: two that wait for each other on a busy machine take ten times as long.
 check-notebooks: install  ## every notebook gives the outputs stored in it
-	$(BIN)/python -m pytest --nbval -q -o addopts= -o filterwarnings= notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval -q -o addopts= -o filterwarnings= notebooks
 
 check-tests: install  ## unit, property, law, parity, page and browser tests
 	@$(BIN)/python tools/vendor.py tests
