@@ -2,6 +2,7 @@
 
 - JavaScript comes from `book/_static/vendor` where `tools/vendor.py` has put
   it; otherwise the theme's default addresses stay, and the build says so.
+- The library's JavaScript and its small model are put where the pages find them.
 - The repository's address, once known, turns on the Colab and source buttons.
 - Every symbol of the API reference is sent back to the chapter that derives it.
 """
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,11 +62,25 @@ def use_vendored_javascript(app: Sphinx, config: Config) -> None:
         )
         return
     config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
-    config.nb_ipywidgets_js = {
-        "vendor/requirejs/require.js": {},
-        "vendor-paths.js": {},
-        "vendor/html-manager/embed-amd.js": {},
-    }
+    config.nb_ipywidgets_js = {"live-figures.js": {"defer": "defer"}}
+
+
+def copy_live_code(app: Sphinx, error: Exception | None) -> None:
+    """Put the library's JavaScript and model beside the pages that run them."""
+    if error or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    widgets, model = ROOT / "lib" / "widgets", ROOT / "lib" / "weights" / "tiny"
+    for folder, files in {
+        static / "lib": [*widgets.glob("*.js"), *widgets.glob("*.css")],
+        static / "tiny": [
+            model / name
+            for name in ("config.json", "model.safetensors", "tokenizer.json")
+        ],
+    }.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copy(file, folder)
 
 
 def use_repository(app: Sphinx, config: Config) -> None:
@@ -122,6 +138,7 @@ def readable_signature(
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_vendored_javascript, priority=100)
     app.connect("config-inited", use_repository, priority=100)
+    app.connect("build-finished", copy_live_code)
     app.connect("autodoc-process-docstring", plain_property, priority=100)
     app.connect("autodoc-process-docstring", link_chapter)
     app.connect("autodoc-process-signature", readable_signature)

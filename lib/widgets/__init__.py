@@ -1,0 +1,12 @@
+"""The book's live figures: widgets whose mathematics runs in the page.
+
+Each is an ``anywidget`` class that carries its data and its JavaScript with it, so that
+it works in Jupyter, in Colab, and in the rendered book, where there is no kernel. The
+JavaScript is a twin of this library (``decoder.js``), to which tests hold it.
+
+Needs ``anywidget``: ``pip install anywidget``.
+"""
+
+from lib.widgets._temperature import Temperature
+
+__all__ = ["Temperature"]

@@ -1,0 +1,149 @@
+/**
+ * What the live figures share: elements, sliders, spoken summaries, and their data.
+ *
+ * A figure is an anywidget front-end module. It draws with SVG in units of its own
+ * `viewBox`, so that it fits any width; its controls are ordinary labelled inputs, so
+ * that mouse, touch, keyboard and screen readers work without further code.
+ */
+
+/** Create an HTML element with attributes and children. */
+export function html(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** Create an SVG element with attributes and children. */
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** The float32 numbers of a bytes trait, wherever they lie in the message. */
+export function floats(model, name) {
+  const view = model.get(name);
+  const bytes = new Uint8Array(view.buffer ?? view, view.byteOffset ?? 0, view.byteLength);
+  return new Float32Array(bytes.slice().buffer); // a copy, for the alignment
+}
+
+/** One row of a matrix trait: logits (rows, vocab). */
+export function rowsOf(model, name = "logits") {
+  const all = floats(model, name);
+  const width = model.get("vocab");
+  return Array.from({ length: all.length / width }, (_, row) =>
+    all.subarray(row * width, (row + 1) * width),
+  );
+}
+
+let labels = 0;
+
+/**
+ * A labelled slider with its value written beside it.
+ * `at` maps its position to the value it stands for, `format` writes that value.
+ */
+export function slider({ label, min, max, step, value, at = Number, format = String, onchange }) {
+  const id = `ntb-slider-${++labels}`;
+  const written = html("output", { for: id });
+  const input = html("input", { id, type: "range", min, max, step, value });
+  const show = () => {
+    written.textContent = format(at(input.valueAsNumber));
+    input.setAttribute("aria-valuetext", written.textContent);
+  };
+  input.addEventListener("input", () => {
+    show();
+    onchange();
+  });
+  show();
+  return {
+    node: html("div", { class: "ntb-control" }, html("label", { for: id }, label), input, written),
+    get value() {
+      return at(input.valueAsNumber);
+    },
+    set position(position) {
+      input.value = position;
+      show();
+    },
+  };
+}
+
+/** A labelled choice among texts; its value is the index of the chosen one. */
+export function choice({ label, options, onchange }) {
+  const id = `ntb-choice-${++labels}`;
+  const select = html(
+    "select",
+    { id, onchange },
+    ...options.map((text, index) => html("option", { value: index }, text)),
+  );
+  return {
+    node: html("div", { class: "ntb-control" }, html("label", { for: id }, label), select),
+    get value() {
+      return Number(select.value);
+    },
+  };
+}
+
+/**
+ * The frame of a figure: controls, then panels side by side that stack on a phone, then
+ * a sentence that says what they show. The sentence is spoken once the reader pauses.
+ *
+ * @param {HTMLElement} el where the figure goes
+ * @param {{ title: string, controls: { node: Node }[], panels: [number, number][] }} parts
+ *   panels are given by width and height in drawing units, which are pixels on a phone:
+ *   at most 330 wide keeps their text readable there
+ */
+export function frame(el, { title, controls, panels }) {
+  const drawings = panels.map(([width, height]) =>
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, style: `flex: ${width} 1 ${width}px` }),
+  );
+  const picture = html("div", { class: "ntb-panels", role: "img" }, ...drawings);
+  const sentence = html("p", { class: "ntb-says" });
+  const spoken = html("p", { class: "ntb-spoken", "aria-live": "polite" });
+  el.replaceChildren(
+    html(
+      "div",
+      { class: "ntb-figure", role: "group", "aria-label": title },
+      html("div", { class: "ntb-controls" }, ...controls.map((control) => control.node)),
+      picture,
+      sentence,
+      spoken,
+    ),
+  );
+  let pause;
+  return {
+    /** Replace what the panels hold, one list of shapes each, and say what they show. */
+    show(shapes, says) {
+      drawings.forEach((drawing, i) => drawing.replaceChildren(...shapes[i]));
+      picture.setAttribute("aria-label", says);
+      sentence.textContent = says;
+      clearTimeout(pause);
+      pause = setTimeout(() => (spoken.textContent = says), 600);
+    },
+    close: () => clearTimeout(pause),
+  };
+}
+
+/** A token as a reader can see it: its space as ␣, a line break as ↵. */
+export function visible(token) {
+  return token.replaceAll(" ", "␣").replaceAll("\n", "↵") || "∅";
+}
+
+/** The ids of the best tokens, best first, ties in id order. */
+export function best(logits, count) {
+  return Array.from(logits.keys())
+    .sort((a, b) => logits[b] - logits[a] || a - b)
+    .slice(0, count);
+}
+
+/** A probability with digits that matter: 0.213, 0.0042, < 0.0001. */
+export function probability(p) {
+  if (p === 0) return "0";
+  if (p < 0.0001) return "< 0.0001";
+  return p < 0.01 ? p.toFixed(4) : p.toFixed(3);
+}
