@@ -54,7 +54,7 @@ class Figure(anywidget.AnyWidget):
 
     logits = traitlets.Bytes().tag(sync=True)  # float32, row by row
     vocab = traitlets.Int().tag(sync=True)
-    words = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    words = traitlets.Unicode().tag(sync=True)  # joined by NUL
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def __init__(
@@ -75,7 +75,7 @@ class Figure(anywidget.AnyWidget):
         super().__init__(
             logits=np.ascontiguousarray(table.numpy(), dtype="<f4").tobytes(),
             vocab=vocab,
-            words=_words(words, vocab),
+            words="\0".join(_words(words, vocab)),
             names=list(names) or [f"step {step}" for step in range(steps)],
             **settings,
         )

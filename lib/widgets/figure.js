@@ -42,6 +42,11 @@ export function rowsOf(model, name = "logits") {
   );
 }
 
+/** The text of each token id. */
+export function wordsOf(model) {
+  return model.get("words").split("\0");
+}
+
 let labels = 0;
 
 /**

@@ -1,6 +1,6 @@
 /** Chapter 2: temperature reshapes the distribution of one step, and its entropy. */
 import { applyTemperature, entropy, softmax } from "./decoder.js";
-import { best, choice, frame, probability, rowsOf, slider, svg, visible } from "./figure.js";
+import { best, choice, frame, probability, rowsOf, slider, svg, visible, wordsOf } from "./figure.js";
 
 const SHOWN = 10;
 const BARS = { width: 330, line: 24, left: 84, longest: 185 };
@@ -51,7 +51,7 @@ function curve(entropies, highest, temperature, H) {
 
 function render({ model, el }) {
   const rows = rowsOf(model);
-  const words = model.get("words");
+  const words = wordsOf(model);
   const along = rows.map((z) => GRID.map((T) => entropy(applyTemperature(z, T))));
   const step = choice({ label: "Step", options: model.get("names"), onchange: draw });
   const T = slider({
