@@ -10,6 +10,7 @@ from drawn import COARSE, FINE, kept, logits
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lib
 from lib import (
     SamplingSettings,
     World,
@@ -167,3 +168,79 @@ def test_independent_tokens_have_one_law():
     world = World.from_table({(): [0.5, 0.3, 0.2]}, 3)
     for t in (0.3, 2.0):
         torch.testing.assert_close(step_law(world, t), text_law(world, t))
+
+
+@pytest.fixture(scope="module")
+def story_model():
+    return lib.load()
+
+
+def logits_of(story_model, text):
+    """The logits after each position, and the tokens."""
+    model, tokenizer = story_model
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        return model(ids).logits[0], ids
+
+
+def test_experiment_a_what_another_seed_changes(story_model):
+    model, _ = story_model
+    _, ids = logits_of(story_model, "Once upon a time, there was a little")
+    n = ids.shape[1]
+    found = {}
+    for t in (0.2, 1.0, 1.3):
+        for seed in (1, 2, 3, 5):
+            out = lib.generate(
+                model,
+                ids,
+                do_sample=True,
+                temperature=t,
+                max_new_tokens=40,
+                eos_token_id=-1,
+                num_return_sequences=8,
+                seed=seed,
+            )
+            with torch.inference_mode():
+                raw = model(out).logits[:, n - 1 : -1]
+            h = entropy(apply_temperature(raw, t)).mean()
+            perplexity = (-lib.log_probs(model, out)[:, n - 1 :].mean()).exp()
+            found.setdefault(t, []).append((float(h), float(perplexity), out[:, n:]))
+    entropies, perplexities, _ = zip(*found[1.0], strict=True)
+    assert [min(entropies), max(entropies)] == pytest.approx([1.44, 1.60], abs=0.006)
+    assert [min(perplexities), max(perplexities)] == pytest.approx(
+        [3.86, 4.55], abs=0.006
+    )
+    entropies, perplexities, _ = zip(*found[1.3], strict=True)
+    assert [min(entropies), max(entropies)] == pytest.approx([2.68, 2.88], abs=0.006)
+    assert [min(perplexities), max(perplexities)] == pytest.approx(
+        [8.99, 27.8], rel=0.006
+    )
+    _, tokenizer = story_model
+    for row in found[0.2][-1][2]:  # answer (c), the seed of the chapter
+        story = " ".join(tokenizer.decode(row).split())
+        assert story.startswith("girl named Lily. She loved to play")
+
+
+def test_experiment_b_when_a_forced_word_stops_being_forced(story_model):
+    z = logits_of(story_model, "Once upon a")[0][-1]
+    found = [float(entropy(apply_temperature(z, t))) for t in (1.0, 1.3, 2.0)]
+    assert found == pytest.approx([0.0, 0.07, 2.08], abs=0.006)
+
+
+def test_exercise_6_the_best_temperature_of_the_text(story_model):
+    """At the best T, expected and observed scores agree, and the loss is least."""
+    text = "<|endoftext|>Tom had a red ball. One day, it fell into the river."
+    rows, ids = logits_of(story_model, text)
+    steps, seen = rows[:-1].double(), ids[0, 1:]
+    assert len(seen) == 15
+
+    def loss(t):
+        log_p = log_softmax(apply_temperature(steps, t))
+        return float(-log_p.gather(-1, seen[:, None]).mean())
+
+    p = at(steps, 1.384)
+    expected = (p * steps).sum(-1).mean()
+    observed = steps.gather(-1, seen[:, None]).mean()
+    assert expected.item() == pytest.approx(observed.item(), abs=0.01)
+    assert loss(1.384) < min(loss(1.37), loss(1.40))
+    assert min([0.5, 0.7, 1.0, 1.4, 2.0, 2.8], key=loss) == 1.4

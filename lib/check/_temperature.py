@@ -53,7 +53,8 @@ _TEMPERATURE = Exercise(
         Mistake(
             "no maximum subtracted, so that z / T overflows",
             "A logit of 100 over a tiny T is infinite, and inf - inf is NaN. Subtract "
-            "the row's maximum first: then nothing is above 0, whatever T is.",
+            "the row's maximum first: then nothing is above 0, at any T > 0 that "
+            "float32 can hold.",
             lambda z, t: z / t,
         ),
         Mistake(
