@@ -13,6 +13,7 @@ from drawn import COARSE, FINE, INF, kept, logits
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import lib
 from lib import (
     SamplingSettings,
     World,
@@ -146,3 +147,39 @@ def test_top_1_is_the_limit_of_low_temperature(z):
     """Uniform on the maxima, both."""
     cold = softmax(apply_temperature(z, 1e-3))
     assert torch.allclose(softmax(apply_top_k(z, 1)), cold, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def steps_of_stories():
+    """The 800 steps of the chapter's eight texts: logits ``(800, vocab)``."""
+    model, tokenizer = lib.load()
+    start = tokenizer("<|endoftext|>", return_tensors="pt")["input_ids"]
+    texts = lib.generate(
+        model,
+        start,
+        do_sample=True,
+        seed=1,
+        num_return_sequences=8,
+        max_new_tokens=100,
+        eos_token_id=-1,
+    )
+    with torch.inference_mode():
+        return model(texts).logits[:, :-1].flatten(0, 1).double()
+
+
+def test_experiments_on_the_flat_and_the_peaked_step(steps_of_stories):
+    h = entropy(steps_of_stories)
+    mass = softmax(steps_of_stories).sort(-1, descending=True).values.cumsum(-1)
+    needed = (mass < 0.95).sum(-1) + 1
+    assert needed[h.argmax()] == needed.max() == 278
+    assert needed[h.argmin()] == needed.min() == 1
+    warm = [apply_temperature(steps_of_stories[h.argmax()], t) for t in (1, 1.1, 1.2)]
+    held = [float(softmax(z).topk(40).values.sum()) for z in warm]
+    assert held == pytest.approx([0.60, 0.54, 0.49], abs=0.006)
+
+
+def test_exercise_4_how_long_rejection_takes(steps_of_stories):
+    mass = softmax(steps_of_stories).sort(-1, descending=True).values.cumsum(-1)
+    draws = [float((1 / mass[:, k - 1]).mean()) for k in (40, 1)]
+    assert draws == pytest.approx([1.04, 2.29], abs=0.006)
+    assert float(1 / mass[:, 0].mean()) == pytest.approx(1.64, abs=0.006)
