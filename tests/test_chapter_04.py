@@ -75,7 +75,7 @@ def test_over_a_text_the_distance_is_what_the_nuclei_leave_out(rho, seed):
 
 @given(rows, st.data())
 def test_no_distribution_within_the_budget_has_fewer_tokens(z, data):
-    """Proposition 4.3: whatever rho a distribution meets, it has m* tokens or more."""
+    """Proposition 4.3: whatever rho a distribution meets, it has k* tokens or more."""
     p = softmax(z)
     weights = data.draw(
         st.lists(
@@ -90,3 +90,84 @@ def test_no_distribution_within_the_budget_has_fewer_tokens(z, data):
     for rho in (1 - distance, math.exp(-divergence)):
         fewest = 1 + int((mass < rho - SAFE).sum())
         assert int((q > 0).sum()) >= fewest
+
+
+def min_p(z, mu):
+    return z.masked_fill(z < z.amax(-1, keepdim=True) + math.log(mu), -torch.inf)
+
+
+def sizes(z):
+    return kept(z).sum(dim=-1).tolist()
+
+
+def test_experiments_on_three_histories():
+    model, tokenizer = lib.load()
+    rows = []
+    for text in (
+        "Once upon a",
+        "Once upon a time, there was a little",
+        "Tom was very",
+    ):
+        ids = tokenizer("<|endoftext|>" + text, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            rows.append(model(ids).logits[0, -1])
+    z = torch.stack(rows)
+    assert sizes(apply_top_p(z, 0.9)) == [1, 6, 77]
+    assert sizes(apply_top_p(z, 0.95)) == [1, 21, 108]
+    assert sizes(apply_top_p(z, 0.99)) == [1, 130, 247]
+    assert sizes(apply_top_p(z / 0.7, 0.9)) == [1, 2, 32]
+    assert sizes(apply_top_p(z / 1.5, 0.9)) == [1, 214, 213]
+    assert sizes(apply_top_p(z, 0.775))[2] == 40
+    best = softmax(z[2].double()).topk(40).values
+    held = [float(best[:39].sum()), float(best.sum())]
+    assert held == pytest.approx([0.773, 0.779], abs=6e-4)
+
+
+@given(st.floats(0.01, 0.99), masses)
+def test_exercise_6_no_top_p_is_a_min_p(mu, rho):
+    """(c): two rests, told apart by min-p and by no top-p, at any mu."""
+    first, rest = 1 / (1 + mu), mu / (1 + mu)
+    assume(abs(first - rho) > SAFE)
+    whole, halved = (
+        torch.tensor(p, dtype=torch.float64).log()
+        for p in ([first, rest * (1 + 1e-9)], [first, rest / 2, rest / 2])
+    )
+    assert (sizes(min_p(whole, mu)), sizes(min_p(halved, mu))) == (2, 1)
+    more = [sizes(apply_top_p(z, rho)) > 1 for z in (whole, halved)]
+    assert more[0] == more[1]
+
+
+@given(rows, st.floats(0.01, 1), st.integers(1, 10), st.floats(0.2, 5))
+def test_exercise_6_what_min_p_commutes_with(z, mu, k, t):
+    """(a): itself and top-k; after temperature it is another min-p."""
+    once = min_p(z, mu)
+    assert torch.equal(min_p(once, mu), once)
+    one, other = min_p(apply_top_k(z, k), mu), apply_top_k(once, k)
+    assert torch.equal(one, other)
+    gap = (z - z.amax() - t * math.log(mu)).abs()
+    assume(float(gap.min()) > SAFE)
+    assert torch.equal(kept(min_p(apply_temperature(z, t), mu)), kept(min_p(z, mu**t)))
+
+
+def test_exercise_6_sizes_of_top_p_and_min_p():
+    model, tokenizer = lib.load()
+    start = tokenizer("<|endoftext|>", return_tensors="pt")["input_ids"]
+    stories = lib.generate(
+        model,
+        start,
+        do_sample=True,
+        seed=4,
+        num_return_sequences=4,
+        min_new_tokens=100,
+        max_new_tokens=100,
+    )
+    with torch.inference_mode():
+        steps = model(stories).logits[:, :-1].flatten(0, 1)
+    for t, nucleus, other in [(1.0, 23.7, 4.3), (1.5, 172, 9.7)]:
+        z = apply_temperature(steps, t)
+        found = [
+            kept(x).sum(-1).double().mean()
+            for x in (apply_top_p(z, 0.9), min_p(z, 0.1))
+        ]
+        assert float(found[0]) == pytest.approx(nucleus, rel=0.006)
+        assert float(found[1]) == pytest.approx(other, rel=0.02)

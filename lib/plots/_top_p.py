@@ -69,7 +69,7 @@ def _together(
 def cut_offs(
     logits: Tensor, labels: Sequence[str], top_p: float, *, ax: Axes | None = None
 ) -> None:
-    """Curves: the mass of the m best tokens, and where it reaches ``top_p``.
+    """Curves: the mass of the k best tokens, and where it reaches ``top_p``.
 
     Args:
         logits: float tensor ``(rows, vocab)``.
@@ -93,8 +93,8 @@ def cut_offs(
         axes.set_xscale("log")
         axes.set_xlim(0.9, logits.shape[-1])
         axes.set_ylim(0, 1.04)
-        axes.set_xlabel("number of tokens $m$")
-        axes.set_ylabel("mass $C_m$ of the $m$ best")
+        axes.set_xlabel("number of tokens $k$")
+        axes.set_ylabel("mass $C_k$ of the $k$ best")
         axes.legend(loc="lower right")
 
 
