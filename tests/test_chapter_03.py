@@ -78,10 +78,10 @@ def test_no_k_tokens_hold_more_than_the_k_best(z, k):
 
 @given(rows(COARSE), ks)
 def test_no_smaller_set_of_whole_classes_has_k_tokens(z, k):
-    """Proposition 3.1: {v : z_v >= c} has fewer than k tokens for any higher c."""
+    """Proposition 3.1: {v : z_v >= tau} has fewer than k tokens for any higher tau."""
     keeps = kept(apply_top_k(z, k))
-    for c in z.unique():
-        smaller = (z >= c) & kept(z)
+    for tau in z.unique():
+        smaller = (z >= tau) & kept(z)
         if int(smaller.sum()) < int(keeps.sum()):
             assert int(smaller.sum()) < k
 
