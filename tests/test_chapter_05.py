@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lib
 from lib import (
     EmptySupportError,
     NGramIndex,
@@ -50,6 +51,14 @@ def test_a_text_gets_stuck_only_where_it_began(vocab, n):
         lengths.add(len(text))
     assert vocab + n - 1 <= min(lengths)
     assert max(lengths) == vocab**n + n - 1
+
+
+def test_after_a_prompt_that_repeats_itself_a_text_can_be_stuck_elsewhere():
+    """The premise of Proposition 5.4: 1 0 0 1 0 has the bigram 1 0 twice."""
+    prompt = [1, 0, 0, 1, 0]
+    assert NGramIndex(2, prompt).banned() == {0, 1}
+    assert rep_n(prompt, 2) == 0.25
+    assert prompt[0] != prompt[-1]
 
 
 @pytest.mark.parametrize(("vocab", "n"), [(2, 1), (2, 4), (3, 2), (3, 3), (5, 2)])
@@ -121,3 +130,58 @@ def test_bars_of_moved_steps_are_marked():
     assert heights == {0: 0.25, 1: 0.5, 2: 0.75}
     assert list(ax.lines[0].get_xdata()) == [1]
     plt.close("all")
+
+
+# The answers under Play
+
+
+@pytest.fixture(scope="module")
+def stories():
+    """Both models, and the prompt of the chapter."""
+    nano, tokenizer = lib.load("nano", device="cpu")
+    tiny, _ = lib.load(device="cpu")
+    prompt = tokenizer("The dog", return_tensors="pt")["input_ids"]
+    return {"nano": nano, "tiny": tiny}, prompt
+
+
+LONG = {"max_new_tokens": 200, "eos_token_id": -1}
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "moved"),
+    [("tiny", 3, 13), ("tiny", 2, 34), ("tiny", 6, 0), ("nano", 6, 6)],
+)
+def test_how_often_the_best_token_is_banned(stories, name, n, moved):
+    models, prompt = stories
+    run = lib.trace(models[name], prompt, no_repeat_ngram_size=n, **LONG)
+    assert sum(step.rank > 0 for step in run.steps) == moved
+    if (name, n) == ("tiny", 6):
+        masses = sorted(step.stages[0].mass for step in run.steps)
+        assert masses[-4] < 0.01 < masses[-3]
+        assert masses[-1] == pytest.approx(0.35, abs=0.005)
+        assert run.sequences == lib.trace(models[name], prompt, **LONG).sequences
+
+
+def test_what_a_ban_would_have_removed_from_the_free_text(stories):
+    models, prompt = stories
+    text = lib.generate(models["nano"], prompt, **LONG)[0]
+    p = softmax(models["nano"](text[None]).logits[0].detach())
+    begin, heavy = prompt.shape[1], []
+    for t in range(begin, len(text)):
+        gone = list(NGramIndex(3, text[:t].tolist()).banned())
+        if p[t - 1, gone].sum() > 0.5:
+            heavy.append(t - begin)
+    assert len(heavy) == 51
+    assert sum(step >= 100 for step in heavy) == 47
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("tiny", 0.005, 0.09), ("nano", 0.025, 0.07)]
+)
+def test_sampled_stories_repeat_little_without_a_ban(stories, name, low, high):
+    models, prompt = stories
+    texts = lib.generate(
+        models[name], prompt.repeat(5, 1), do_sample=True, seed=range(1, 6), **LONG
+    )
+    shares = [rep_n(text, 3) for text in texts]
+    assert (min(shares), max(shares)) == pytest.approx((low, high))

@@ -107,3 +107,42 @@ def test_the_ledger_of_the_generator():
     second.remove()
     assert sum(fed) == 10 + 200 - 1 == 209
     assert rows == [1] * 200
+
+
+@pytest.mark.parametrize(
+    ("changed", "step", "then", "now"),
+    [
+        ({"top_p": 0.5}, 0, (" there", 1), (",", 0)),
+        ({"temperature": 2.0}, 3, (" boy", 2), (" family", 12)),
+        ({"no_repeat_ngram_size": 0}, None, None, None),
+    ],
+)
+def test_where_a_changed_setting_first_changes_the_trace(changed, step, then, now):
+    """The answers under Play."""
+    model, tokenizer = lib.load(device="cpu")
+    start = tokenizer("<|endoftext|>Once upon a time", return_tensors="pt")
+    settings = {
+        "max_new_tokens": 16,
+        "do_sample": True,
+        "temperature": 1.1,
+        "top_k": 40,
+        "top_p": 0.9,
+        "no_repeat_ngram_size": 2,
+        "seed": 1,
+    }
+    first, second = (
+        lib.trace(model, start["input_ids"], **settings | new).steps
+        for new in ({}, changed)
+    )
+    parted = [a.token != b.token for a, b in zip(first, second, strict=True)]
+    assert parted.index(True) == step if step is not None else not any(parted)
+    if step is None:
+        assert max(record.stages[0].mass for record in first) < 1e-3
+        return
+    found = [
+        (tokenizer.decode([steps[step].token]), steps[step].rank)
+        for steps in (first, second)
+    ]
+    assert found == [then, now]
+    if now == (",", 0):
+        assert second[step].probability == 1  # the nucleus is the comma alone
