@@ -15,7 +15,9 @@
 /**
  * GPT-2's words: contractions; letters, digits or other signs, each with the space
  * before them; and white space, the last of which is left to the word that follows.
- * `\s` would not do: JavaScript counts U+FEFF and leaves U+0085 out.
+ * `\s` would not do: JavaScript counts U+FEFF and leaves U+0085 out. What is a letter
+ * or a digit is for the browser's version of Unicode to say: about one that is newer
+ * than either program, this one and the Python one may disagree.
  */
 const WORDS = new RegExp(
   [
