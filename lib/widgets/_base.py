@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import numpy as np
@@ -51,6 +51,7 @@ class Figure(anywidget.AnyWidget):
     """
 
     _css = (FOLDER / "figure.css").read_text("utf-8")
+    _steps: ClassVar[int | None] = None  # how many it shows; None: one or more
 
     logits = traitlets.Bytes().tag(sync=True)  # float32, row by row
     vocab = traitlets.Int().tag(sync=True)
@@ -67,6 +68,11 @@ class Figure(anywidget.AnyWidget):
         _validate.logits(logits, stage=type(self).__name__)
         table = logits.detach().reshape(-1, logits.shape[-1]).float().cpu()
         steps, vocab = table.shape
+        if steps != (self._steps or max(steps, 1)):
+            raise ValueError(
+                f"logits has {steps} rows; {type(self).__name__} shows "
+                f"{self._steps or 'at least 1'}, one for each step"
+            )
         if names and len(names) != steps:
             raise ValueError(
                 f"names={list(names)!r} must be {steps} texts, one for each row of "

@@ -79,17 +79,22 @@ export function slider({ label, min, max, step, value, at = Number, format = Str
 }
 
 /** A labelled choice among texts; its value is the index of the chosen one. */
-export function choice({ label, options, onchange }) {
+export function choice({ label, options, value = 0, onchange }) {
   const id = `ntb-choice-${++labels}`;
   const select = html(
     "select",
     { id, onchange },
-    ...options.map((text, index) => html("option", { value: index }, text)),
+    ...options.map((text, index) =>
+      html("option", { value: index, selected: index === value }, text),
+    ),
   );
   return {
     node: html("div", { class: "ntb-control" }, html("label", { for: id }, label), select),
     get value() {
       return Number(select.value);
+    },
+    set value(index) {
+      select.value = index;
     },
   };
 }
@@ -151,4 +156,30 @@ export function probability(p) {
   if (p === 0) return "0";
   if (p < 0.0001) return "< 0.0001";
   return p < 0.01 ? p.toFixed(4) : p.toFixed(3);
+}
+
+/** A slider of temperatures, 0.05 to 10, that moves their logarithm. */
+export function temperatureSlider(value, onchange) {
+  return slider({
+    label: "Temperature T",
+    min: -1.3,
+    max: 1,
+    step: 0.01,
+    value: Math.log10(value),
+    at: (position) => 10 ** position,
+    format: (T) => T.toFixed(2),
+    onchange,
+  });
+}
+
+/** A button as a control of its own. */
+export function button(label, onclick) {
+  return {
+    node: html(
+      "div",
+      { class: "ntb-control" },
+      html("span"),
+      html("span", {}, html("button", { type: "button", onclick }, label)),
+    ),
+  };
 }

@@ -1,13 +1,12 @@
 /** Chapter 2: temperature reshapes the distribution of one step, and its entropy. */
 import { applyTemperature, entropy, softmax } from "./decoder.js";
-import { best, choice, frame, probability, rowsOf, slider, svg, visible, wordsOf } from "./figure.js";
+import { best, choice, frame, probability, rowsOf, svg, temperatureSlider, visible, wordsOf } from "./figure.js";
 
 const SHOWN = 10;
 const BARS = { width: 330, line: 24, left: 84, longest: 185 };
 const CURVE = { width: 250, left: 10, right: 235, top: 24, bottom: SHOWN * BARS.line - 40 };
 
-const at = (position) => 10 ** position; // the slider moves the logarithm of T
-const GRID = Array.from({ length: 61 }, (_, i) => at(-1.3 + (i * 2.3) / 60));
+const GRID = Array.from({ length: 61 }, (_, i) => 10 ** (-1.3 + (i * 2.3) / 60));
 
 /** Bars of the best tokens at T, with their outlines at T = 1. */
 function bars(logits, words, temperature) {
@@ -54,16 +53,7 @@ function render({ model, el }) {
   const words = wordsOf(model);
   const along = rows.map((z) => GRID.map((T) => entropy(applyTemperature(z, T))));
   const step = choice({ label: "Step", options: model.get("names"), onchange: draw });
-  const T = slider({
-    label: "Temperature T",
-    min: -1.3,
-    max: 1,
-    step: 0.01,
-    value: Math.log10(model.get("temperature")),
-    at,
-    format: (value) => value.toFixed(2),
-    onchange: draw,
-  });
+  const T = temperatureSlider(model.get("temperature"), draw);
   const figure = frame(el, {
     title: "Temperature on a step of the model",
     controls: [step, T],
