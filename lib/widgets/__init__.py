@@ -7,6 +7,9 @@ JavaScript is a twin of this library (``decoder.js``), to which tests hold it.
 Needs ``anywidget``: ``pip install anywidget``.
 """
 
+from lib.widgets._softmax import Softmax
 from lib.widgets._temperature import Temperature
+from lib.widgets._top_k import TopK
+from lib.widgets._top_p import TopP
 
-__all__ = ["Temperature"]
+__all__ = ["Softmax", "Temperature", "TopK", "TopP"]
