@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ class Figure(anywidget.AnyWidget):
 
     logits = traitlets.Bytes().tag(sync=True)  # float32, row by row
     vocab = traitlets.Int().tag(sync=True)
-    words = traitlets.Unicode().tag(sync=True)  # joined by NUL
+    words = traitlets.Unicode().tag(sync=True)  # a JSON list: any text may occur
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def __init__(
@@ -81,7 +82,7 @@ class Figure(anywidget.AnyWidget):
         super().__init__(
             logits=np.ascontiguousarray(table.numpy(), dtype="<f4").tobytes(),
             vocab=vocab,
-            words="\0".join(_words(words, vocab)),
+            words=json.dumps(words_of(words, vocab), ensure_ascii=False),
             names=list(names) or [f"step {step}" for step in range(steps)],
             **settings,
         )
@@ -90,7 +91,7 @@ class Figure(anywidget.AnyWidget):
         return f"<{type(self).__name__}: a live figure, in Jupyter and in the book>"
 
 
-def _words(words: Any, vocab: int) -> list[str]:
+def words_of(words: Any, vocab: int) -> list[str]:
     """The text of each token id."""
     if callable(getattr(words, "decode", None)):
         return [words.decode([token]) for token in range(vocab)]

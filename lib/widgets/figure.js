@@ -44,7 +44,7 @@ export function rowsOf(model, name = "logits") {
 
 /** The text of each token id. */
 export function wordsOf(model) {
-  return model.get("words").split("\0");
+  return JSON.parse(model.get("words"));
 }
 
 let labels = 0;
@@ -139,9 +139,11 @@ export function frame(el, { title, controls, panels }) {
   };
 }
 
-/** A token as a reader can see it: its space as ␣, a line break as ↵. */
+/** A token as a reader can see it: its space as ␣, a line break as ↵, and so on. */
 export function visible(token) {
-  return token.replaceAll(" ", "␣").replaceAll("\n", "↵") || "∅";
+  const signs = { " ": "␣", "\n": "↵", "\x7f": "␡" };
+  const sign = (c) => signs[c] ?? String.fromCharCode(0x2400 + c.charCodeAt(0));
+  return token.replace(/[\0- \x7f]/g, sign) || "∅";
 }
 
 /** The ids of the best tokens, best first, ties in id order. */

@@ -3,7 +3,7 @@ import { softmax } from "./decoder.js";
 import { best, probability, svg, visible } from "./figure.js";
 
 export const PANEL = [330, 304];
-const PLOT = { left: 34, right: 322, top: 54, bottom: 206 };
+const PLOT = { left: 38, right: 322, top: 54, bottom: 206 };
 
 /** Whole numbers from 1 to `most`, in steps of 4 % or of 1, and `wanted` among them. */
 export function ladder(most, wanted = 1) {
@@ -35,8 +35,8 @@ export const whole = (count) => count.toLocaleString("en");
 /** A cut as part of a sentence. */
 export function cutInWords({ kept, removed, mass, lost }) {
   return (
-    `${whole(kept)} kept with mass ${probability(mass)}, ` +
-    `${whole(removed)} removed, total variation ${probability(lost)}`
+    `${whole(kept)} kept (mass ${probability(mass)}), ` +
+    `${whole(removed)} removed (total variation ${probability(lost)})`
   );
 }
 
@@ -46,9 +46,8 @@ export function cutInWords({ kept, removed, mass, lost }) {
  * @param {string[]} words
  * @param {ReturnType<typeof ranking>} ranks
  * @param {ReturnType<typeof cutOf>} cut
- * @param {{ level: number, levelName: string, foot: string, report: string,
- *   marks?: Node[] }} notes a horizontal line, what stands at the foot of the cut, and
- *   the last line below the plot
+ * @param {{ level: number, levelName: string, foot: string, report: string }} notes a
+ *   horizontal line, what stands at the foot of the cut, the last line below the plot
  */
 export function rankedPanel(name, words, ranks, cut, { level, levelName, foot, report }) {
   const V = ranks.order.length;
@@ -107,7 +106,7 @@ function axes(V) {
   return [
     svg("line", { class: "ntb-axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     svg("line", { class: "ntb-axis", x1: left, x2: left, y1: top, y2: bottom }),
-    ...[0, 0.5, 1].map((mass) => small(left - 5, y(mass) + 4, `${mass}`, "end")),
+    ...[0, 0.5, 1].map((mass) => small(left - 9, y(mass) + 4, `${mass}`, "end")),
     ...powers.map((place) => small(x(place), bottom + 15, whole(place), "middle")),
     small(right, bottom + 32, "mass of the best 1, 2, 3 … tokens", "end"),
   ];
@@ -140,13 +139,14 @@ function horizontal(level, name) {
 function vertical(x, { mass, lost }, foot) {
   const { left, right, top, bottom } = PLOT;
   const dot = scales(2).y(mass);
-  const before = x > (left + right) / 2; // the side with room for the text
-  const aside = (y, text) => small(x + (before ? -7 : 7), y, text, before ? "end" : "start", "ntb-halo");
+  const aside = (y, text, before) =>
+    small(x + (before ? -8 : 8), y, text, before ? "end" : "start", "ntb-halo");
   return [
     svg("line", { class: "ntb-cut", x1: x, x2: x, y1: dot, y2: bottom }),
     svg("line", { class: "ntb-lost", x1: x, x2: x, y1: top, y2: dot }),
     svg("circle", { class: "ntb-dot", cx: x, cy: dot, r: 5 }),
-    aside(bottom - 8, foot),
-    ...(dot - top > 24 ? [aside((top + dot) / 2 + 4, `lost ${probability(lost)}`)] : []),
+    aside(bottom - 8, foot, x > (left + right) / 2),
+    // The curve leaves the upper left free.
+    ...(dot - top > 18 ? [aside((top + dot) / 2 + 4, `lost ${probability(lost)}`, x > left + 80)] : []),
   ];
 }

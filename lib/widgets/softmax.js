@@ -2,10 +2,10 @@
 import { entropy, maximum, softmax } from "./decoder.js";
 import { button, choice, frame, html, probability, rowsOf, slider, svg, visible, wordsOf } from "./figure.js";
 
-const SHIFT = 3; // how far all logits can be moved together
+const SHIFT = 2; // how far all logits can be moved together
 const MARGIN = 3; // how far beyond the first logits one can be moved
-const LINE = { width: 330, height: 104, left: 10, right: 320, axis: 62 };
-const GAUGE = { width: 330, height: 104, left: 10, right: 320, top: 44, thick: 18 };
+const LINE = { width: 330, height: 126, left: 10, right: 322, axis: 82 };
+const GAUGE = { width: 330, height: 90, left: 10, right: 320, top: 44, thick: 18 };
 
 const signed = (z) => z.toFixed(2).replace("-", "−");
 
@@ -26,19 +26,24 @@ function wordRow(control, first) {
 function line(z, lse, words, [a, b], [low, high]) {
   const { left, right, axis } = LINE;
   const x = (value) => left + ((value - low) / (high - low)) * (right - left);
-  const [from, to] = [z[a], z[b]].sort((one, other) => one - other).map(x);
-  const middle = Math.min(Math.max((from + to) / 2, left + 70), right - 70);
-  const name = (v, dy) =>
-    svg("text", { x: x(z[v]), y: axis + dy, "text-anchor": "middle", class: "ntb-halo" }, visible(words[v]));
+  const [lower, upper] = z[a] < z[b] ? [a, b] : [b, a];
+  const [from, to] = [x(z[lower]), x(z[upper])];
+  const ticks = [-10, -5, 0, 5, 10, 15, 20].filter((value) => value >= low && value <= high);
+  const text = (at, y, anchor, content, small) =>
+    svg("text", { x: at, y, "text-anchor": anchor, class: small && "ntb-small" }, content);
   return [
-    svg("text", { x: 2, y: 15 }, `log-sum-exp ${signed(lse)}`),
-    svg("line", { class: "ntb-axis", x1: left, x2: right, y1: axis, y2: axis }),
+    text(2, 15, "start", `┃ log-sum-exp ${signed(lse)}`),
+    text(2, 34, "start", "p = exp(logit − log-sum-exp)", true),
     svg("path", { class: "ntb-mark", d: `M${x(lse)},${axis - 12}v24` }),
+    svg("line", { class: "ntb-axis", x1: left, x2: right, y1: axis, y2: axis }),
+    ...ticks.map((value) => svg("path", { class: "ntb-axis", d: `M${x(value)},${axis}v8` })),
+    ...ticks.map((value) => text(x(value), axis + 22, "middle", `${value}`.replace("-", "−"), true)),
+    text(right, axis + 38, "end", "logits", true),
     ...Array.from(z, (value) => svg("circle", { class: "ntb-bar", cx: x(value), cy: axis, r: 4 })),
-    svg("path", { class: "ntb-ghost", d: `M${from},${axis - 8}v-8H${to}v8` }),
-    svg("text", { x: middle, y: axis - 22, "text-anchor": "middle" }, `gap ${signed(z[a] - z[b])}`),
-    name(a, 22),
-    name(b, 38),
+    svg("path", { class: "ntb-bracket", d: `M${from},${axis - 7}v-8H${to}v8` }),
+    text((from + to) / 2, axis - 22, "middle", `gap ${signed(z[a] - z[b])}`),
+    text(from - 5, axis - 9, "end", visible(words[lower])),
+    text(to + 5, axis - 9, "start", visible(words[upper])),
   ];
 }
 

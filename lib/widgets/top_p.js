@@ -38,7 +38,7 @@ function render({ model, el }) {
           levelName: `ρ = ${written}`,
           foot: cut.removed ? `${crossing} crosses` : "nothing crosses",
           report: cut.removed
-            ? `${crossing} at place ${whole(cut.kept)}, p ${chance(cut.chance)}`
+            ? `crossing: ${crossing}, place ${whole(cut.kept)}, p ${chance(cut.chance)}`
             : "ρ = 1 removes nothing",
         }),
       ),
