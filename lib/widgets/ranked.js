@@ -60,7 +60,11 @@ export function rankedPanel(name, words, ranks, cut, { level, levelName, foot, r
     ...curve(ranks.mass, cut.kept),
     ...horizontal(level, levelName),
     ...vertical(scales(V).x(cut.kept), cut, foot),
-    svg("text", { x: 2, y: bottom + 58 }, `keeps ${whole(cut.kept)}: mass ${probability(cut.mass)}`),
+    svg(
+      "text",
+      { x: 2, y: bottom + 58 },
+      `keeps ${whole(cut.kept)}: mass ${probability(cut.mass)}, last p ${chance(cut.chance)}`,
+    ),
     svg(
       "text",
       { x: 2, y: bottom + 76 },
@@ -81,7 +85,7 @@ export function mark({ mass }, place) {
 }
 
 /** A probability after “p”: = 0.213, or < 0.0001. */
-export function chance(p) {
+function chance(p) {
   const written = probability(p);
   return written.startsWith("<") ? written : `= ${written}`;
 }
@@ -147,6 +151,8 @@ function vertical(x, { mass, lost }, foot) {
     svg("circle", { class: "ntb-dot", cx: x, cy: dot, r: 5 }),
     aside(bottom - 8, foot, x > (left + right) / 2),
     // The curve leaves the upper left free.
-    ...(dot - top > 18 ? [aside((top + dot) / 2 + 4, `lost ${probability(lost)}`, x > left + 80)] : []),
+    ...(dot - top > 18
+      ? [aside((top + dot) / 2 + 4, `lost ${probability(lost)}`, x > left + 80)]
+      : []),
   ];
 }

@@ -22,6 +22,21 @@ function wordRow(control, first) {
   };
 }
 
+/** What stands above the columns of the words. */
+function header() {
+  const heading = (text, more = "") => html("span", { class: `ntb-heading ${more}` }, text);
+  return {
+    node: html(
+      "div",
+      { class: "ntb-control ntb-word", "aria-hidden": "true" },
+      heading("word"),
+      html("span"),
+      heading("logit"),
+      heading("p (┃ at first)", "ntb-wide"),
+    ),
+  };
+}
+
 /** The logits on a line, the gap of the pair, and log-sum-exp. */
 function line(z, lse, words, [a, b], [low, high]) {
   const { left, right, axis } = LINE;
@@ -34,7 +49,7 @@ function line(z, lse, words, [a, b], [low, high]) {
   return [
     text(2, 15, "start", `┃ log-sum-exp ${signed(lse)}`),
     text(2, 34, "start", "p = exp(logit − log-sum-exp)", true),
-    svg("path", { class: "ntb-mark", d: `M${x(lse)},${axis - 12}v24` }),
+    svg("path", { class: "ntb-mark", d: `M${x(lse)},${axis - 8}v16` }),
     svg("line", { class: "ntb-axis", x1: left, x2: right, y1: axis, y2: axis }),
     ...ticks.map((value) => svg("path", { class: "ntb-axis", d: `M${x(value)},${axis}v8` })),
     ...ticks.map((value) => text(x(value), axis + 22, "middle", `${value}`.replace("-", "−"), true)),
@@ -105,7 +120,7 @@ function render({ model, el }) {
   );
   const figure = frame(el, {
     title: "Softmax of the logits you set",
-    controls: [...sliders, shift, a, b, button("Reset", reset)],
+    controls: [header(), ...sliders, shift, a, b, button("Reset", reset)],
     panels: [
       [LINE.width, LINE.height],
       [GAUGE.width, GAUGE.height],

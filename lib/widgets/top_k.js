@@ -1,15 +1,15 @@
 /** Chapter 3: one k on a peaked step and on a flat one. */
 import { applyTopK, crossingRank } from "./decoder.js";
 import { frame, rowsOf, slider, visible, wordsOf } from "./figure.js";
-import { PANEL, chance, cutInWords, cutOf, ladder, mark, rankedPanel, ranking, whole } from "./ranked.js";
+import { PANEL, cutInWords, cutOf, ladder, mark, rankedPanel, ranking, whole } from "./ranked.js";
 
 const ENOUGH = 0.95; // by which too many and too few are told
 
-/** How many tokens hold ENOUGH, and how k compares. */
+/** How many tokens hold ENOUGH, and how the number kept compares. */
 function verdict(kept, needed) {
   const by = Math.abs(kept - needed);
-  if (!by) return "just enough";
-  return `${whole(by)} too ${kept > needed ? "many" : "few"}`;
+  const compared = by ? `${whole(by)} too ${kept > needed ? "many" : "few"}` : "just enough";
+  return `95 % takes ${whole(needed)}: ${compared}`;
 }
 
 function render({ model, el }) {
@@ -22,7 +22,7 @@ function render({ model, el }) {
   });
   const rungs = ladder(model.get("vocab"), model.get("top_k"));
   const k = slider({
-    label: "Keep the best k",
+    label: "Keep best k",
     min: 0,
     max: rungs.length - 1,
     step: 1,
@@ -39,13 +39,13 @@ function render({ model, el }) {
 
   function draw() {
     const cuts = steps.map(({ logits, ranks }) => cutOf(ranks, applyTopK(logits, k.value)));
-    const report = cuts.map(({ kept }, i) => `95 % takes ${whole(steps[i].needed)}: ${verdict(kept, steps[i].needed)}`);
+    const report = cuts.map(({ kept }, i) => verdict(kept, steps[i].needed));
     figure.show(
       steps.map(({ ranks, needed }, i) => [
         ...rankedPanel(names[i], words, ranks, cuts[i], {
           level: ENOUGH,
           levelName: "95 %",
-          foot: `last: ${visible(words[cuts[i].token])}, p ${chance(cuts[i].chance)}`,
+          foot: `last: ${visible(words[cuts[i].token])}`,
           report: `◇ ${report[i]}`,
         }),
         mark(ranks, needed),

@@ -1,7 +1,7 @@
 /** Chapter 4: one mass on a peaked step and on a flat one, after a temperature. */
 import { applyTemperature, applyTopP } from "./decoder.js";
 import { frame, rowsOf, slider, temperatureSlider, visible, wordsOf } from "./figure.js";
-import { PANEL, chance, cutInWords, cutOf, rankedPanel, ranking, whole } from "./ranked.js";
+import { PANEL, cutInWords, cutOf, rankedPanel, ranking, whole } from "./ranked.js";
 
 function render({ model, el }) {
   const words = wordsOf(model);
@@ -38,7 +38,7 @@ function render({ model, el }) {
           levelName: `ρ = ${written}`,
           foot: cut.removed ? `${crossing} crosses` : "nothing crosses",
           report: cut.removed
-            ? `crossing: ${crossing}, place ${whole(cut.kept)}, p ${chance(cut.chance)}`
+            ? `crossing: ${crossing}, place ${whole(cut.kept)}`
             : "ρ = 1 removes nothing",
         }),
       ),
