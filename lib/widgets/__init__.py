@@ -7,9 +7,11 @@ JavaScript is a twin of this library (``decoder.js``), to which tests hold it.
 Needs ``anywidget``: ``pip install anywidget``.
 """
 
+from lib.widgets._ngram_ban import NGramBan
+from lib.widgets._selection import CommonLuck
 from lib.widgets._softmax import Softmax
 from lib.widgets._temperature import Temperature
 from lib.widgets._top_k import TopK
 from lib.widgets._top_p import TopP
 
-__all__ = ["Softmax", "Temperature", "TopK", "TopP"]
+__all__ = ["CommonLuck", "NGramBan", "Softmax", "Temperature", "TopK", "TopP"]

@@ -160,15 +160,15 @@ export function probability(p) {
   return p < 0.01 ? p.toFixed(4) : p.toFixed(3);
 }
 
-/** A slider of temperatures, 0.05 to 10, that moves their logarithm. */
+/** A slider of temperatures, 0.05 to 10 with two decimals, that moves their logarithm. */
 export function temperatureSlider(value, onchange) {
   return slider({
     label: "Temperature T",
     min: -1.3,
     max: 1,
-    step: 0.01,
+    step: 0.005,
     value: Math.log10(value),
-    at: (position) => 10 ** position,
+    at: (position) => Math.round(100 * 10 ** position) / 100, // what it shows is what it is
     format: (T) => T.toFixed(2),
     onchange,
   });
