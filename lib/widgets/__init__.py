@@ -7,6 +7,7 @@ JavaScript is a twin of this library (``decoder.js``), to which tests hold it.
 Needs ``anywidget``: ``pip install anywidget``.
 """
 
+from lib.widgets._generator import Waterfall
 from lib.widgets._ngram_ban import NGramBan
 from lib.widgets._selection import CommonLuck
 from lib.widgets._softmax import Softmax
@@ -14,4 +15,12 @@ from lib.widgets._temperature import Temperature
 from lib.widgets._top_k import TopK
 from lib.widgets._top_p import TopP
 
-__all__ = ["CommonLuck", "NGramBan", "Softmax", "Temperature", "TopK", "TopP"]
+__all__ = [
+    "CommonLuck",
+    "NGramBan",
+    "Softmax",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "Waterfall",
+]

@@ -48,14 +48,10 @@ class NGramBan(Figure):
         position: int | None = None,
     ) -> None:
         _validate.logits(logits, stage=type(self).__name__)
-        if not isinstance(text, Tensor) or text.ndim != 1 or not len(text):
-            shape = tuple(text.shape) if isinstance(text, Tensor) else text
-            raise ValueError(
-                f"text={shape!r} must be an integer tensor of shape (length,), "
-                "length >= 1"
-            )
         vocab = logits.shape[-1]
-        ids = _validate.token_ids("text", text[None], vocab_size=vocab)[0].cpu()
+        ids = torch.tensor(ids_of("text", text, vocab), dtype=torch.long)
+        if not len(ids):
+            raise ValueError("text holds no token; its length must be >= 1")
         if logits.shape != (len(ids), vocab):
             raise ValueError(
                 f"logits has shape {tuple(logits.shape)}; it must be ({len(ids)}, "
@@ -90,3 +86,12 @@ def _columns(logits: Tensor, ids: Tensor) -> tuple[Tensor, list[int]]:
     chosen = torch.tensor(columns)
     rest = logits.double().index_fill(-1, chosen, -torch.inf).logsumexp(dim=-1)
     return torch.cat([logits[:, chosen], rest.float()[:, None]], dim=-1), columns
+
+
+def ids_of(name: str, value: Any, vocab: int) -> list[int]:
+    """The ids of an integer tensor ``(length,)``."""
+    if not isinstance(value, Tensor) or value.ndim != 1:
+        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{name} must have shape (length,), got {got}")
+    ids = _validate.token_ids(name, value[None], vocab_size=vocab)
+    return [int(token) for token in ids[0]]
