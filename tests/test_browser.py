@@ -6,20 +6,8 @@ screenshots stay in `_build/screenshots` to be looked at.
 
 from __future__ import annotations
 
-import functools
-import http.server
-import json
-import os
-import shutil
-import subprocess
-import threading
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT / "_build" / "html"
-SHOTS = ROOT / "_build" / "screenshots"
+from served import SITE, drive
 
 # What the tools beneath the book do and the book cannot mend: rule and page.
 # docutils marks each entry of a bibliography as doc-biblioentry, a role that
@@ -28,27 +16,6 @@ BASELINE = {
     ("aria-deprecated-role", "book/bibliography.html"),
     ("aria-required-children", "book/bibliography.html"),
 }
-
-
-def missing() -> str | None:
-    """What stands in the way of a browser test, if anything."""
-    if not SITE.is_dir():
-        return "the book is not built: make check-book"
-    if shutil.which("node") is None:
-        return "node is not installed"
-    if chromium() is None:
-        return "Chromium is not installed"
-    if not (ROOT / "node_modules" / ".stamp").is_file():
-        return "no playwright-core: python tools/vendor.py tests"
-    if not (ROOT / "book" / "_static" / "vendor" / ".stamp").is_file():
-        return "built without vendored JavaScript: python tools/vendor.py"
-    return None
-
-
-def chromium() -> str | None:
-    names = ["chromium", "chromium-browser", "google-chrome"]
-    candidates = [os.environ.get("CHROMIUM"), *map(shutil.which, names)]
-    return next(filter(None, candidates), None)
 
 
 def pages() -> list[str]:
@@ -61,39 +28,9 @@ def pages() -> list[str]:
     )
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def visits():
-    reason = missing()
-    if reason:
-        if os.environ.get("NTB_REQUIRE_ALL") == "1":
-            pytest.fail(f"browser tests cannot run: {reason}")
-        pytest.skip(f"NO BROWSER TESTS: {reason}")
-    shutil.rmtree(SHOTS, ignore_errors=True)
-    SHOTS.mkdir(parents=True)
-    handler = functools.partial(Quiet, directory=SITE)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        order = {
-            "base": f"http://127.0.0.1:{server.server_port}/",
-            "pages": pages(),
-            "chromium": chromium(),
-            "shots": str(SHOTS),
-        }
-        node = subprocess.run(
-            ["node", "tests/browser/visit.mjs", json.dumps(order)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        server.shutdown()
-    assert node.returncode == 0, node.stderr
-    return json.loads(node.stdout)
+    return drive("visit.mjs", pages=pages())
 
 
 def views(visits):
@@ -149,3 +86,10 @@ def test_accessibility(visits):
 
 def test_search_finds_words(visits):
     assert any("notation" in hit for hit in visits["search"]["hits"])
+
+
+def test_a_page_is_light(visits):
+    """At most 1 MB over the wire (gzip), without the libraries of the live figures."""
+    weights = {n: r["weight"]["page"] for n, r in views(visits).items()}
+    assert weights
+    assert not {name: bytes_ for name, bytes_ in weights.items() if bytes_ > 1_000_000}

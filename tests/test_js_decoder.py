@@ -12,10 +12,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from javascript import run_node_test
 
 import lib
 from lib.pipeline import Step
-from tests.javascript import run_node_test
 
 INF = float("inf")
 NEAR = 1e-6  # how close a uniform may be to a boundary for tokens to differ

@@ -8,43 +8,13 @@
 import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
+import zlib from "node:zlib";
+import { browser, open, order, SCREENS } from "./open.mjs";
 
 const require = createRequire(import.meta.url);
-const { chromium } = require("playwright-core");
 const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-
-const { base, pages, chromium: program, shots } = JSON.parse(process.argv[2]);
-const SCREENS = {
-  desktop: { width: 1280, height: 900 },
-  phone: { width: 390, height: 844 },
-};
-const SETTLED = 8_000;
-
-const browser = await chromium.launch({
-  executablePath: program,
-  args: ["--no-sandbox", "--disable-gpu"],
-});
-
-async function open(context, url, report) {
-  const page = await context.newPage();
-  await page.route("**/*", (route) => {
-    const target = route.request().url();
-    if (target.startsWith(base) || /^(data|blob):/.test(target)) {
-      return route.continue();
-    }
-    report.outside.push(target);
-    return route.abort();
-  });
-  page.on("pageerror", (error) => report.errors.push(String(error)));
-  page.on("console", (message) => {
-    if (message.type() === "error") report.errors.push(message.text());
-  });
-  page.on("response", (response) => {
-    if (response.status() >= 400) report.errors.push(`${response.status()} ${response.url()}`);
-  });
-  await page.goto(base + url, { waitUntil: "load" });
-  return page;
-}
+const { pages, shots } = order;
+const SETTLED = 20_000; // the libraries of the live figures are 4 MB of script
 
 async function mathIsSet(page) {
   const has = await page.evaluate(() => document.querySelector(".math") !== null);
@@ -58,20 +28,30 @@ async function mathIsSet(page) {
 }
 
 async function widgetsAreAlive(page) {
-  const wanted = await page.evaluate(
-    () =>
-      document.querySelectorAll(
-        'script[type="application/vnd.jupyter.widget-view+json"]',
-      ).length,
-  );
+  const places = page.locator(".live-figure");
+  const wanted = await places.count();
   if (wanted) {
+    await places.first().scrollIntoViewIfNeeded();
     await page.waitForFunction(
-      (n) => document.querySelectorAll(".widget-subarea > *").length >= n,
+      (n) => document.querySelectorAll(".ntb-figure").length >= n,
       wanted,
       { timeout: SETTLED },
     );
+    await page.evaluate(() => window.scrollTo(0, 0));
   }
   return wanted;
+}
+
+/** Bytes over the wire, compressed; those of the widget libraries apart. */
+async function weigh(responses) {
+  const weight = { page: 0, libraries: 0 };
+  for (const response of responses) {
+    const body = await response.body().catch(() => Buffer.alloc(0)); // a redirect has none
+    const bytes = /\.woff2?$/.test(response.url()) ? body.length : zlib.gzipSync(body).length;
+    const library = /vendor\/(requirejs|html-manager|anywidget)\//.test(response.url());
+    weight[library ? "libraries" : "page"] += bytes;
+  }
+  return weight;
 }
 
 // A chapter is tens of thousands of pixels high: its beginning is picture enough.
@@ -83,10 +63,13 @@ const answer = {};
 for (const url of pages) {
   const load = { outside: [], errors: [] };
   const context = await browser.newContext({ viewport: SCREENS.desktop });
+  const responses = [];
+  context.on("response", (response) => responses.push(response));
   try {
     const page = await open(context, url, load);
     await mathIsSet(page);
     const widgets = await widgetsAreAlive(page);
+    load.weight = await weigh(responses);
     for (const [screen, viewport] of Object.entries(SCREENS)) {
       for (const colorScheme of ["light", "dark"]) {
         const report = (answer[`${url} ${screen} ${colorScheme}`] = { ...load, widgets, axe: [] });
