@@ -13,9 +13,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from javascript import ROOT, require_node
 
 import lib
-from tests.javascript import ROOT, require_node
 
 pytest.importorskip("anywidget")
 
@@ -200,3 +200,24 @@ def test_the_library_does_not_need_the_widget_libraries():
         "assert not {'anywidget', 'ipywidgets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def stored_figures():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        metadata = json.loads(path.read_text("utf-8"))["metadata"]
+        widget_state = "application/vnd.jupyter.widget-state+json"
+        models = metadata.get("widgets", {}).get(widget_state, {}).get("state", {})
+        for model in models.values():
+            identity = model["state"].get("_anywidget_id", "")
+            if identity.startswith("lib.widgets."):
+                yield path.name, identity.rpartition(".")[2], model["state"]
+
+
+def test_the_book_holds_the_figures_as_they_are_now():
+    # nbval looks at no widget: a notebook would keep the script of its last run.
+    stored = list(stored_figures())
+    assert {name for _, name, _ in stored} == set(widgets.__all__)
+    for notebook, name, state in stored:
+        figure = getattr(widgets, name)
+        same = state["_esm"] == figure._esm and state["_css"] == figure._css
+        assert same, f"{notebook} holds an older {name}: `make notebooks`"
