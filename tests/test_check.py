@@ -296,6 +296,7 @@ def raising(error):
         (lambda z, *_: undefined_name, "NameError"),  # noqa: F821
         (lambda: 1, "TypeError"),
         (raising(SystemExit(3)), "SystemExit"),
+        (raising(GeneratorExit()), "GeneratorExit"),
         (raising(NastyError()), "NastyError"),
         (recursion, "RecursionError"),
         (lambda z, *_: z.resize_(0), "changes its argument in place"),
@@ -308,6 +309,10 @@ def test_a_checker_never_raises_and_says_what_went_wrong(name, function, said):
     result = getattr(check, name)(function)
     assert not result
     assert said in repr(result)
+
+
+def test_an_answer_in_another_layout_is_an_answer():
+    assert check.softmax(lambda z: torch.softmax(z, dim=-1).to_sparse())
 
 
 def test_a_keyboard_interrupt_passes_through():

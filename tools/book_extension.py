@@ -65,6 +65,13 @@ def use_vendored_javascript(app: Sphinx, config: Config) -> None:
     config.nb_ipywidgets_js = {"live-figures.js": {"defer": "defer"}}
 
 
+def leave_out_second_icons(app: Sphinx, error: Exception | None) -> None:
+    """The theme brings its icons twice, as a font and as half a megabyte of script."""
+    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
+    if not error and script.is_file():
+        script.write_text("// The icons come from the theme's font.\n", "utf-8")
+
+
 def copy_live_code(app: Sphinx, error: Exception | None) -> None:
     """Put the library's JavaScript and model beside the pages that run them."""
     if error or app.builder.format != "html":
@@ -139,6 +146,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_vendored_javascript, priority=100)
     app.connect("config-inited", use_repository, priority=100)
     app.connect("build-finished", copy_live_code)
+    app.connect("build-finished", leave_out_second_icons)
     app.connect("autodoc-process-docstring", plain_property, priority=100)
     app.connect("autodoc-process-docstring", link_chapter)
     app.connect("autodoc-process-signature", readable_signature)
