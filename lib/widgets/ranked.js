@@ -2,8 +2,8 @@
 import { softmax } from "./decoder.js";
 import { best, probability, svg, visible } from "./figure.js";
 
-export const PANEL = [330, 304];
-const PLOT = { left: 38, right: 322, top: 54, bottom: 206 };
+export const PANEL = [320, 304];
+const PLOT = { left: 38, right: 312, top: 54, bottom: 206 };
 
 /** Whole numbers from 1 to `most`, in steps of 4 % or of 1, and `wanted` among them. */
 export function ladder(most, wanted = 1) {

@@ -4,8 +4,8 @@ import { button, choice, frame, html, probability, rowsOf, slider, svg, visible,
 
 const SHIFT = 2; // how far all logits can be moved together
 const MARGIN = 3; // how far beyond the first logits one can be moved
-const LINE = { width: 330, height: 126, left: 10, right: 322, axis: 82 };
-const GAUGE = { width: 330, height: 90, left: 10, right: 320, top: 44, thick: 18 };
+const LINE = { width: 320, height: 126, left: 10, right: 312, axis: 82 };
+const GAUGE = { width: 320, height: 90, left: 10, right: 310, top: 44, thick: 18 };
 
 const signed = (z) => z.toFixed(2).replace("-", "−");
 

@@ -51,7 +51,7 @@ function render({ model, el }) {
         mark(ranks, needed),
       ]),
       `With k = ${whole(k.value)}: ` +
-        steps.map((_, i) => `${names[i]}: ${cutInWords(cuts[i])}; ${report[i]}.`).join(" "),
+        steps.map((_, i) => `“${names[i]}”: ${cutInWords(cuts[i])}; ${report[i]}.`).join(" "),
     );
   }
   draw();

@@ -44,7 +44,10 @@ function render({ model, el }) {
       ),
       `With ρ = ${written} at T = ${T.value.toFixed(2)}: ` +
         steps
-          .map(({ cut, crossing }, i) => `${names[i]}: ${cutInWords(cut)}, the last kept is ${crossing}.`)
+          .map(({ cut, crossing }, i) => {
+            const crosses = cut.removed ? `; ${crossing} crosses` : "";
+            return `“${names[i]}”: ${cutInWords(cut)}${crosses}.`;
+          })
           .join(" "),
     );
   }
