@@ -203,20 +203,22 @@ def test_experiment_a_what_another_seed_changes(story_model):
             with torch.inference_mode():
                 raw = model(out).logits[:, n - 1 : -1]
             h = entropy(apply_temperature(raw, t)).mean()
-            perplexity = (-lib.log_probs(model, out)[:, n - 1 :].mean()).exp()
-            found.setdefault(t, []).append((float(h), float(perplexity), out[:, n:]))
-    entropies, perplexities, _ = zip(*found[1.0], strict=True)
+            costs = -lib.log_probs(model, out)[:, n - 1 :]
+            perplexity, rare = float(costs.mean().exp()), int((costs > 8).sum())
+            found.setdefault(t, []).append((float(h), perplexity, rare, out[:, n:]))
+    entropies, perplexities, *_ = zip(*found[1.0], strict=True)
     assert [min(entropies), max(entropies)] == pytest.approx([1.44, 1.60], abs=0.006)
     assert [min(perplexities), max(perplexities)] == pytest.approx(
         [3.86, 4.55], abs=0.006
     )
-    entropies, perplexities, _ = zip(*found[1.3], strict=True)
+    entropies, perplexities, rare, _ = zip(*found[1.3], strict=True)
     assert [min(entropies), max(entropies)] == pytest.approx([2.68, 2.88], abs=0.006)
     assert [min(perplexities), max(perplexities)] == pytest.approx(
         [8.99, 27.8], rel=0.006
     )
+    assert (rare[0], rare[3]) == (11, 38)  # seeds 1 and 5
     _, tokenizer = story_model
-    for row in found[0.2][-1][2]:  # answer (c), the seed of the chapter
+    for row in found[0.2][-1][-1]:  # answer (c), the seed of the chapter
         story = " ".join(tokenizer.decode(row).split())
         assert story.startswith("girl named Lily. She loved to play")
 
