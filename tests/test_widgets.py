@@ -27,6 +27,11 @@ TWO = torch.arange(18.0).reshape(2, 9).sin() * 3  # two steps, nine words
 NAMES = ["peaked", "flat"]
 
 FIGURES = {
+    "NGramBan": lambda: widgets.NGramBan(TWO, WORDS, torch.tensor([8, 1])),
+    "CommonLuck": lambda: widgets.CommonLuck(TWO, WORDS, NAMES),
+    "Waterfall": lambda: widgets.Waterfall(
+        TWO, WORDS, NAMES, histories=[torch.tensor([8, 1])] * 2
+    ),
     "Softmax": lambda: widgets.Softmax(TWO[0], WORDS),
     "Temperature": lambda: widgets.Temperature(TWO, WORDS, NAMES),
     "TopK": lambda: widgets.TopK(TWO, WORDS, NAMES, top_k=3),

@@ -78,8 +78,8 @@ function bars({ before, after }, words) {
     });
 }
 
-/** A list item with a title, its controls, a report and bars. */
-function card(name, title, { handle = [], keys = [], knob = [] } = {}) {
+/** A list item with a title, buttons for earlier and later, a slider, a report and bars. */
+function card(name, title, { handle, keys, knob }) {
   const heading = html("span", { class: "ntb-stage-name" }, title);
   const says = html("p", { class: "ntb-report" });
   const drawing = svg("svg", {
@@ -92,16 +92,18 @@ function card(name, title, { handle = [], keys = [], knob = [] } = {}) {
     html(
       "div",
       { class: "ntb-stage-side" },
-      html("div", { class: "ntb-stage-head" }, ...handle, heading, ...keys),
-      ...knob,
+      html("div", { class: "ntb-stage-head" }, handle, heading, ...keys),
+      knob,
       says,
     ),
     drawing,
   );
   return {
     node,
-    set title(text) {
-      heading.textContent = text;
+    /** Say where the card stands of how many, and which of its buttons move it. */
+    place(number, count) {
+      heading.textContent = `${number} · ${title}`;
+      keys.forEach((key, down) => key.setAttribute("aria-disabled", number === (down ? count : 1)));
     },
     show(course, words) {
       says.textContent = report(course);
@@ -161,9 +163,9 @@ function drawn(here, standard, u, words) {
     svg("text", { x: left, y: 14 }, `this order${draws(here)}`),
     ...strip(here, 20),
     ...strip(standard, 66),
-    svg("text", { x: left, y: 108 }, `standard order${draws(standard)}`),
-    svg("line", { class: "ntb-changed", x1: x(u), x2: x(u), y1: 16, y2: 118 }),
-    svg("path", { class: "ntb-accent", d: `M${x(u)},114l5,8h-10z` }),
+    svg("text", { x: left, y: 113 }, `standard order${draws(standard)}`),
+    svg("line", { class: "ntb-changed", x1: x(u), x2: x(u), y1: 18, y2: 94 }),
+    svg("path", { class: "ntb-accent", d: `M${x(u)},93l5,7h-10z` }),
     note({ x: left, y: 134 }, "0"),
     note({ x: right, y: 134, "text-anchor": "end" }, "1"),
     note({ x: right, y: 149, "text-anchor": "end" }, "luck u; shares in the order of ids"),
@@ -193,7 +195,7 @@ function ranks(here, standard, logits) {
     svg("text", { x: left, y: 14 }, `this order: ${count(kept[0])} left`),
     ...row(kept[0], 20),
     ...row(kept[1], 66),
-    svg("text", { x: left, y: 108 }, `standard order: ${count(kept[1])} left`),
+    svg("text", { x: left, y: 113 }, `standard order: ${count(kept[1])} left`),
     note({ x: left, y: 134 }, "1"),
     note({ x: right, y: 134, "text-anchor": "end" }, last.toLocaleString("en")),
     note({ x: right, y: 149, "text-anchor": "end" }, "place in the model's ranking"),
@@ -279,12 +281,12 @@ function render({ model, el }) {
   for (const name of STANDARD) {
     const handle = html("span", { class: "ntb-handle", "aria-hidden": "true", title: "drag" }, "⠿");
     cards[name] = card(name, TITLES[name], {
-      handle: [handle],
+      handle,
       keys: [
         key("▲", `${TITLES[name]}: earlier`, () => sorting.move(cards[name].node, false)),
         key("▼", `${TITLES[name]}: later`, () => sorting.move(cards[name].node, true)),
       ],
-      knob: [knobs[name].node],
+      knob: knobs[name].node,
     });
     handle.addEventListener("pointerdown", sorting.drag(cards[name].node));
     stages.append(cards[name].node);
@@ -318,7 +320,7 @@ function render({ model, el }) {
       `The model's logits: ${tokens(countOf(logits))}, entropy ${entropy(logits).toFixed(2)} nats, ` +
       `best ${list3(best(logits, 3), words)}`;
     here.course.forEach((course, place) => {
-      cards[course.name].title = `${place + 1} · ${TITLES[course.name]}`;
+      cards[course.name].place(place + 1, order.length);
       cards[course.name].show(course, words);
     });
     figure.show(
