@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -58,6 +59,12 @@ class Figure(anywidget.AnyWidget):
     vocab = traitlets.Int().tag(sync=True)
     words = traitlets.Unicode().tag(sync=True)  # a JSON list: any text may occur
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # For help() and the reference: traitlets shows *args and **kwargs.
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)
 
     def __init__(
         self,
