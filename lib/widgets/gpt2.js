@@ -91,7 +91,8 @@ export class GPT2 {
   }
 
   /**
-   * The logits of the token after `ids`, which continue the tokens in the cache.
+   * The logits of the token after `ids`, which continue the tokens in the cache. A
+   * long prompt may come in several calls: the numbers are the same to the last bit.
    *
    * @param {ArrayLike<number>} ids  One token or more, which enter the cache.
    * @param {KVCache} cache
@@ -451,6 +452,8 @@ function checkConfig(config) {
     );
   }
   if (!(config.layer_norm_epsilon > 0)) {
-    throw new RangeError(`config.json has layer_norm_epsilon=${config.layer_norm_epsilon}; it must be > 0`);
+    throw new RangeError(
+      `config.json has layer_norm_epsilon=${config.layer_norm_epsilon}; it must be > 0`,
+    );
   }
 }
