@@ -14,13 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def require_node() -> None:
-    """Skip loudly without node; fail instead where nothing may be skipped."""
-    if shutil.which("node"):
+def require(tests: str, missing: str | None) -> None:
+    """Skip loudly where something is missing; fail where nothing may be skipped."""
+    if missing is None:
         return
     if os.environ.get("NTB_REQUIRE_ALL") == "1":
-        pytest.fail("node is not installed")
-    pytest.skip("NO JAVASCRIPT TESTS: node is not installed")
+        pytest.fail(f"{tests} tests cannot run: {missing}")
+    pytest.skip(f"NO {tests.upper()} TESTS: {missing}")
+
+
+def require_node() -> None:
+    require("JavaScript", None if shutil.which("node") else "node is not installed")
 
 
 def run_node_test(script: str, golden: Any, folder: Path) -> str:

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import pytest
+from javascript import require
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
@@ -50,11 +50,7 @@ def drive(script: str, **order: Any) -> Any:
 
     Skips loudly where something is missing; fails instead where nothing may be skipped.
     """
-    reason = missing()
-    if reason:
-        if os.environ.get("NTB_REQUIRE_ALL") == "1":
-            pytest.fail(f"browser tests cannot run: {reason}")
-        pytest.skip(f"NO BROWSER TESTS: {reason}")
+    require("browser", missing())
     SHOTS.mkdir(parents=True, exist_ok=True)
     handler = functools.partial(Quiet, directory=SITE)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
