@@ -17,8 +17,8 @@ const TITLES = {
 };
 const BEST = 4;
 const BARS = { width: 300, line: 19, left: 100, longest: 118 };
-const DRAW = { width: 330, height: 152, left: 8, right: 322 };
-const RANKS = { width: 330, height: 152, left: 8, right: 322 };
+const DRAW = { width: 320, height: 152, left: 6, right: 314 };
+const RANKS = { width: 320, height: 152, left: 6, right: 314 };
 
 /** What each stage makes of a step; after an empty support, nothing is reached. */
 function courseOf(order, values, step, logits) {

@@ -4,8 +4,8 @@ import { best, frame, html, probability, rowsOf, slider, svg, visible, wordsOf }
 
 const LONGEST = 6;
 const SHOWN = 5;
-const COURSE = { width: 330, height: 172, left: 30, right: 322, top: 26, bottom: 128 };
-const BARS = { width: 330, line: 22, left: 112, longest: 150 };
+const COURSE = { width: 320, height: 172, left: 28, right: 314, top: 26, bottom: 128 };
+const BARS = { width: 320, line: 22, left: 112, longest: 150 };
 BARS.height = (2 * SHOWN + 2.7) * BARS.line + 4;
 
 /** Where the suffix of the history stands in it, the last time first. */
@@ -38,7 +38,7 @@ function course(bans, t) {
   const tick = Math.max(1, Math.ceil(L / 50) * 10);
   const ticks = Array.from({ length: Math.floor(L / tick) }, (_, i) => (i + 1) * tick);
   return [
-    note({ x: left, y: 14 }, "p(banned) at each position; ▼ best token banned"),
+    note({ x: 2, y: 14 }, "p(banned) at each position; ▼ best token banned"),
     svg("line", { class: "ntb-axis", x1: left, x2: right, y1: bottom, y2: bottom }),
     ...[0, 0.5, 1].map((m) => note({ x: left - 5, y: y(m) + 4, "text-anchor": "end" }, `${m}`)),
     ...bans.flatMap(({ mass, hit }, i) => [
@@ -86,7 +86,7 @@ function bars({ p, banned, mass, history }, row, n, words) {
     ...(more > 0
       ? [svg("text", { x: left, y: (SHOWN + 1) * line + 10, class: "ntb-small" }, `and ${more} more`)]
       : []),
-    heading(below, some ? "left, with what they had dashed" : "nothing is left"),
+    heading(below, some ? "left after the ban (dashed: before)" : "nothing is left"),
     ...kept.flatMap((v, i) => bar(below + 1 + i, "", v, q[v], p[v], "ntb-bar")),
   ];
 }

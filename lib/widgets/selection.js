@@ -7,7 +7,7 @@ import { topKSlider, topPSlider } from "./knobs.js";
 import { ruler } from "./ruler.js";
 
 const LAST_SEED = 99;
-const HALF = { width: 330, height: 188, left: 8, right: 322 }; // half a ruler
+const HALF = { width: 320, height: 188, left: 6, right: 314 }; // half a ruler
 const A = { says: 14, top: 20 };
 const B = { top: 106, says: 146 };
 const STRIP = 26;
@@ -87,10 +87,10 @@ function item({ u, before, after }, words) {
   const [one, other] = [visible(words[before]), visible(words[after])];
   return html(
     "li",
-    { class: changed ? "ntb-differs" : "" },
-    html("span", { "aria-hidden": "true" }, changed ? "◆ " : "○ "),
+    {},
+    html("span", { class: changed ? "ntb-differs" : "", "aria-hidden": "true" }, changed ? "◆ " : "○ "),
     html("span", { class: "ntb-u" }, u.toFixed(3)),
-    changed ? ` ${one} → ${other}` : ` ${one} stays`,
+    changed ? ` ${one}→${other}` : ` ${one} stays`,
   );
 }
 
