@@ -90,7 +90,7 @@ function item({ u, before, after }, words) {
     {},
     html("span", { class: changed ? "ntb-differs" : "", "aria-hidden": "true" }, changed ? "◆ " : "○ "),
     html("span", { class: "ntb-u" }, u.toFixed(3)),
-    changed ? ` ${one}→${other}` : ` ${one} stays`,
+    changed ? ` ${one} → ${other}` : ` ${one} stays`,
   );
 }
 
