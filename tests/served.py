@@ -65,7 +65,7 @@ def drive(script: str, **order: Any) -> Any:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1500,
         )
         server.shutdown()
     assert node.returncode == 0, node.stderr
