@@ -230,8 +230,12 @@ def _checks(request: Request) -> int:
 
 
 def luck_of(request: Request) -> Callable[[int], Tensor]:
-    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps."""
+    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps.
+
+    A block goes to the device at once: each transfer may wait for it.
+    """
     block = torch.empty(0)
+    device = sum_device(request.decoder_input_ids)
 
     def at(index: int) -> Tensor:
         nonlocal block
@@ -240,7 +244,7 @@ def luck_of(request: Request) -> Callable[[int], Tensor]:
             samples = range(request.samples)
             block = torch.cat(
                 [uniforms(seed, samples, ahead) for seed in request.seeds]
-            )
+            ).to(device)
         return block[:, index % _LUCK_BLOCK]
 
     return at
