@@ -218,7 +218,8 @@ def run(
     place of those of the request's seeds. Whether all rows have ended is looked up
     after every ``check_every`` steps, which are then emitted together.
     """
-    loop = _Loop(request, watch, luck or luck_of(request))
+    device = sum_device(request.decoder_input_ids)
+    loop = _Loop(request, watch, luck or luck_of(request, device))
     while not loop.finished:
         yield from loop.advance(check_every)
 
@@ -229,13 +230,14 @@ def _checks(request: Request) -> int:
     return 1 if cpu else _ACCELERATOR_CHECKS
 
 
-def luck_of(request: Request) -> Callable[[int], Tensor]:
+def luck_of(
+    request: Request, device: torch.device | None = None
+) -> Callable[[int], Tensor]:
     """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps.
 
-    A block goes to the device at once: each transfer may wait for it.
+    A block goes to the device as one, since the loop may have to wait for it there.
     """
     block = torch.empty(0)
-    device = sum_device(request.decoder_input_ids)
 
     def at(index: int) -> Tensor:
         nonlocal block
