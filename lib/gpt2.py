@@ -197,11 +197,10 @@ def _classes(activation: str) -> frozenset[type]:
     from transformers.models.gpt2 import modeling_gpt2 as gpt2
     from transformers.pytorch_utils import Conv1D
 
-    return frozenset(
-        {gpt2.GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention}
-        | {gpt2.GPT2MLP, Conv1D, type(ACT2FN[activation]), PackedLinear}
-        | {nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear}
-    )
+    classes: set[type] = {gpt2.GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block}
+    classes |= {gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, PackedLinear}
+    classes |= {nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear}
+    return frozenset(classes | {type(ACT2FN[activation])})
 
 
 # --- weights in the order in which they are read --------------------------------------
