@@ -135,7 +135,10 @@ def ours(
     pipeline = lib.build_pipeline(chosen).with_memory()
     rows = len(logits[0])
     request: Any = SimpleNamespace(
-        seeds=range(rows), samples=1, max_new_tokens=HISTORY + ROOM
+        decoder_input_ids=history.so_far(0),
+        seeds=range(rows),
+        samples=1,
+        max_new_tokens=ROOM,
     )
     luck = luck_of(request)
     live = torch.ones(rows, dtype=torch.bool)

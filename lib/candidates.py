@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lib.distribution import temperature_stage
+from lib.distribution import depths, temperature_stage
 from lib.selection import masses
 from lib.truncation import mass_to_reach
 
@@ -49,27 +50,23 @@ class Whole:
     logits: Tensor
     temperatures: tuple[float, ...] = ()
 
-    def scaled(self, logits: Tensor) -> Tensor:
-        """Apply the temperatures to logits among which each row's maximum is."""
-        for temperature in self.temperatures:
-            logits = temperature_stage(logits, temperature)
-        return logits
-
 
 @dataclass(frozen=True)
 class Few:
     """Rows from which all but a few tokens have been removed.
 
     Args:
-        ids: the token ids, ascending, ``(rows, count)``.
-        values: their logits; -inf once removed.
+        ids: token ids in ascending order, ``(rows, count)``.
+        values: their logits; -inf in places that hold no token.
         masses: their ``exp(value - maximum)`` in float64; 0 once removed.
-        short: ``(rows,)``, True where tokens may be missing.
+        least: tokens with a lower value have been removed, ``(rows, 1)``.
+        short: True where tokens may be missing, ``(rows,)``.
     """
 
     ids: Array
     values: Array
     masses: Array
+    least: Array
     short: Array
 
 
@@ -90,23 +87,26 @@ def choose(logits: Tensor, stages: Sequence[CandidateStage], u: Tensor) -> Array
         to these.
     """
     kept: Candidates = Whole(logits.detach())
-    for stage in stages:
-        kept = stage(kept)
     luck = u.double().numpy()[:, None]
-    if isinstance(kept, Whole):
-        return _sample_whole(kept, luck)
-    # Removed tokens add exact zeros to the dense sum: both round alike.
-    mass = kept.masses.cumsum(axis=-1)
-    tokens = _at(kept.ids, mass > luck * mass[:, -1:])
-    return np.where(kept.short, -1, tokens[:, 0])
+    # Rows that have ended may hold nothing, and below the lowest number is -inf.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for stage in stages:
+            kept = stage(kept)
+        return (
+            _sample_whole(kept, luck)
+            if isinstance(kept, Whole)
+            else _sample_few(kept, luck)
+        )
 
 
 def temperature_candidates(kept: Candidates, temperature: float) -> Candidates:
     """The twin of ``apply_temperature``; waits until it is known for which tokens."""
     if isinstance(kept, Whole):
         return Whole(kept.logits, (*kept.temperatures, temperature))
-    scaled = temperature_stage(torch.from_numpy(kept.values), temperature)
-    return Few(kept.ids, scaled.numpy(), masses(scaled).numpy(), kept.short)
+    values = np.where(kept.values < kept.least, -np.inf, kept.values)
+    values = _scale(values, temperature)
+    none = np.full_like(kept.least, -np.inf)
+    return Few(kept.ids, values, _masses(values), none, kept.short)
 
 
 def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
@@ -121,7 +121,10 @@ def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
         return kept
     block = max(1, min(_BLOCK, vocab // (4 * top_k)))
     blocks = kept.logits[:, : vocab // block * block].view(rows, -1, block)
-    few, beyond = _above(kept, _kth_largest(blocks.amax(dim=-1).numpy(), top_k))
+    cut = _kth_largest(blocks.amax(dim=-1).numpy(), top_k)
+    ids, values = _above(kept.logits.numpy(), cut)
+    values = reduce(_scale, kept.temperatures, values)
+    few, beyond = _few(ids, values, _masses(values))
     return _truncate(few, _kth_largest(few.values, top_k), beyond)
 
 
@@ -131,59 +134,65 @@ def top_p_candidates(kept: Candidates, top_p: float) -> Candidates:
         return kept
     share = mass_to_reach(top_p)
     if isinstance(kept, Few):
-        ranked, mass = _ranked(kept)
+        ranked = _descending(kept.values)
+        mass = _sums(_descending(kept.masses))
         return _truncate(kept, _at(ranked, mass >= share * mass[:, -1:]))
-    whole = Whole(kept.scaled(kept.logits))
-    every = masses(whole.logits).numpy()
-    total = every.sum(axis=-1, keepdims=True)
-    few, beyond = _above(whole, _tail_cut(whole, every, total * (1 - top_p)))
-    ranked, mass = _ranked(few)
+    logits = reduce(temperature_stage, kept.temperatures, kept.logits)
+    every = masses(logits)
+    total = every.sum(dim=-1, keepdim=True).numpy()
+    cut = _tail_cut(logits, every.numpy(), _CAUTION * (1 - top_p) * total)
+    ids, values = _above(logits.numpy(), cut)
+    few, beyond = _few(ids, values, every.gather(-1, torch.from_numpy(ids)).numpy())
+    ranked = _descending(few.values)
+    mass = _sums(_masses(ranked))
     # The dense stage adds in another order, which makes a difference of at most:
     doubt = every.shape[-1] * np.finfo(np.float64).eps * total
     reached = mass >= share * total + doubt
     unsure = reached != (mass >= share * total - doubt)
     short = unsure.any(axis=-1) | ~reached[:, -1]
-    few = Few(few.ids, few.values, few.masses, short)
+    few = Few(few.ids, few.values, few.masses, few.least, short)
     return _truncate(few, _at(ranked, reached), beyond)
 
 
-def _above(kept: Whole, cut: Array) -> tuple[Few, Array]:
-    """The tokens at or above the cut, and a bound on all others, ``(rows, 1)``.
+def _tail_cut(logits: Tensor, every: Array, mass: Array) -> Array:
+    """A logit below which about ``mass`` of the masses lies, ``(rows, 1)``.
 
-    Rows with fewer tokens than others are filled up with -inf.
-    """
-    logits = kept.logits.numpy()
-    # Removed tokens are not wanted.
-    cut = np.maximum(cut, np.finfo(logits.dtype).min)
-    found = [np.flatnonzero(row) for row in logits >= cut]
-    width = max(1, max(map(len, found)))
-    # The last column is the bound, which is scaled, and rounded, as the tokens are.
-    values = np.full((len(found), width + 1), -np.inf, logits.dtype)
-    ids = np.zeros((len(found), width), np.int64)
-    for row, tokens in enumerate(found):
-        ids[row, : len(tokens)] = tokens
-        values[row, : len(tokens)] = logits[row, tokens]
-    with np.errstate(over="ignore"):  # below the lowest number is -inf
-        values[:, -1:] = np.nextafter(cut, -np.inf)
-    scaled = kept.scaled(torch.from_numpy(values))
-    values, few = scaled.numpy(), scaled[:, :-1]
-    none = np.zeros(len(found), np.bool_)
-    return Few(ids, few.numpy(), masses(few).numpy(), none), values[:, -1:]
-
-
-def _tail_cut(whole: Whole, every: Array, mass: Array) -> Array:
-    """A logit below which a little less than ``mass`` lies, by the word of a sample.
-
-    A sample misses the head of a distribution, and knows its tail.
+    A sample says so, which misses the head of a distribution, but knows its tail.
     """
     stride = max(1, every.shape[-1] // _SAMPLED)
     sample = np.sort(every[:, ::stride], axis=-1)
-    sample = sample[:, : max(1, sample.shape[-1] - _HEAD)]
-    begins = _at(sample, stride * sample.cumsum(axis=-1) >= _CAUTION * mass)
-    top = whole.logits.amax(dim=-1, keepdim=True).numpy()
+    sample = sample[:, : max(1, sample.shape[-1] - _HEAD)].copy()
+    begins = _at(sample, stride * _sums(sample) >= mass)
     depth: Array = np.log(np.maximum(begins, np.finfo(begins.dtype).tiny))
+    top = logits.amax(dim=-1, keepdim=True).numpy()
     cut: Array = top + depth.astype(top.dtype)
     return cut
+
+
+def _above(logits: Array, cut: Array) -> tuple[Array, Array]:
+    """The tokens at or above the cut: ids and logits, each ``(rows, count + 1)``.
+
+    Rows with fewer tokens than others are filled up with -inf. The last column is a
+    bound on all other logits, which is to be scaled and rounded as the tokens are.
+    """
+    cut = np.maximum(cut, np.finfo(logits.dtype).min)  # no removed tokens
+    found = [np.flatnonzero(row) for row in logits >= cut]
+    width = 1 + max(map(len, found))
+    ids = np.zeros((len(found), width), np.int64)
+    values = np.full((len(found), width), -np.inf, logits.dtype)
+    for row, tokens in enumerate(found):
+        ids[row, : len(tokens)] = tokens
+        values[row, : len(tokens)] = logits[row, tokens]
+    values[:, -1:] = np.nextafter(cut, -np.inf)
+    return ids, values
+
+
+def _few(ids: Array, values: Array, mass: Array) -> tuple[Few, Array]:
+    """What ``_above`` has found, and the bound taken out of it, ``(rows, 1)``."""
+    beyond = values[:, -1:].copy()
+    values[:, -1] = -np.inf
+    least = np.full_like(beyond, -np.inf)
+    return Few(ids, values, mass, least, np.zeros(len(ids), np.bool_)), beyond
 
 
 def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
@@ -194,9 +203,16 @@ def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
     short = few.short
     if beyond is not None:
         short = short | ((threshold <= beyond) & (beyond > -np.inf))[:, 0]
-    gone = few.values < threshold
-    values = np.where(gone, -np.inf, few.values)
-    return Few(few.ids, values, np.where(gone, 0.0, few.masses), short)
+    least = np.maximum(few.least, threshold)
+    mass = few.masses * (few.values >= least)
+    return Few(few.ids, few.values, mass, least, short)
+
+
+def _sample_few(kept: Few, u: Array) -> Array:
+    """The twin of ``sample``: removed tokens add exact zeros to the dense sum."""
+    mass = _sums(kept.masses)
+    tokens = _at(kept.ids, mass > u * mass[:, -1:])
+    return np.where(kept.short, -1, tokens[:, 0])
 
 
 def _sample_whole(kept: Whole, u: Array) -> Array:
@@ -204,28 +220,51 @@ def _sample_whole(kept: Whole, u: Array) -> Array:
 
     Masses are summed by blocks, and token by token in the block that u falls into.
     """
-    scaled = kept.scaled(kept.logits)
-    rows, vocab = scaled.shape
-    mass = scaled.new_zeros((rows, -(-vocab // _BLOCK) * _BLOCK))
-    top = scaled.amax(dim=-1, keepdim=True)
-    torch.exp(scaled.sub(top), out=mass[:, :vocab])
+    *before, last = kept.temperatures or (1.0,)
+    logits = reduce(temperature_stage, before, kept.logits)
+    rows, vocab = logits.shape
+    mass = logits.new_zeros((rows, -(-vocab // _BLOCK) * _BLOCK))
+    torch.exp(depths(logits, last), out=mass[:, :vocab])
     blocks = mass.view(rows, -1, _BLOCK)
     ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1).numpy()
     target = u * ends[:, -1:]
     row = np.arange(rows)
-    block = np.minimum((ends <= target).sum(axis=-1), ends.shape[-1] - 1)
+    block = (ends > target).argmax(axis=-1)
     begin = np.where(block > 0, ends[row, block - 1], 0.0)[:, None]
     inside = begin + blocks.numpy()[row, block].cumsum(axis=-1, dtype=np.float64)
-    place = (inside <= target).sum(axis=-1)
+    token = block * _BLOCK + (inside > target).argmax(axis=-1)
     edges = np.concatenate([begin, inside], axis=-1)
     unsure = np.abs(edges - target) <= _DOUBT * ends[:, -1:]
-    return np.where(unsure.any(axis=-1), -1, block * _BLOCK + place)
+    return np.where(unsure.any(axis=-1), -1, token)
 
 
-def _ranked(few: Few) -> tuple[Array, Array]:
-    """The values in descending order, and the mass up to each of them."""
-    ranked = np.sort(few.values, axis=-1)[:, ::-1]
-    return ranked, np.sort(few.masses, axis=-1)[:, ::-1].cumsum(axis=-1)
+def _scale(values: Array, temperature: float) -> Array:
+    """The twin of ``temperature_stage`` for rows that hold their maximum."""
+    if temperature == 1.0:
+        return values
+    limits = np.finfo(values.dtype)
+    divisor = min(max(temperature, float(limits.tiny)), float(limits.max))
+    shifted = values - values.max(axis=-1, keepdims=True)
+    scaled = np.maximum(shifted / values.dtype.type(divisor), limits.min)
+    return np.asarray(np.minimum(scaled, values - limits.min))
+
+
+def _masses(values: Array) -> Array:
+    """The twin of ``masses`` for rows that hold their maximum."""
+    wide = values.astype(np.float64, order="C")
+    wide -= wide.max(axis=-1, keepdims=True)
+    torch.from_numpy(wide).exp_()
+    return wide
+
+
+def _sums(mass: Array) -> Array:
+    """Cumulative sums; PyTorch's are faster, and the order is the same."""
+    sums: Array = torch.from_numpy(mass).cumsum(dim=-1).numpy()
+    return sums
+
+
+def _descending(values: Array) -> Array:
+    return np.ascontiguousarray(np.sort(values, axis=-1)[:, ::-1])
 
 
 def _kth_largest(values: Array, k: int) -> Array:
@@ -235,6 +274,6 @@ def _kth_largest(values: Array, k: int) -> Array:
 
 
 def _at(values: Array, reached: Array) -> Array:
-    """The first value of each row where a sum has reached its aim, else the last."""
-    place = np.minimum((~reached).sum(axis=-1), values.shape[-1] - 1)
-    return values[np.arange(len(values)), place, None]
+    """The first value of each row at which an aim is reached; else the last."""
+    reached[:, -1] = True
+    return values[np.arange(len(values)), reached.argmax(axis=-1), None]

@@ -31,7 +31,7 @@ from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
 from lib.selection import check_uniforms, greedy_stage, on_host, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
 
-_CACHED = 2**16  # logits worked on at a time: what is made of them stays in the cache
+_AT_A_TIME = 2**20  # logits: what is made of them should stay in the cache
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Pipeline:
         logits = _run(dense, step, _checked(step, logits))
         if not on_host(logits):
             return sample_stage(_run(tail, step, logits), u)
-        rows = max(1, _CACHED // logits.shape[-1])
+        rows = max(1, _AT_A_TIME // logits.shape[-1])
         return torch.cat(
             [
                 _draw(tail, step, logits[at : at + rows], u[at : at + rows])

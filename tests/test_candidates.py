@@ -1,5 +1,6 @@
 """The candidate path gives the tokens of the dense stages, on any distribution."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -183,7 +184,8 @@ def test_a_stage_of_ones_own_at_the_end_is_run_on_the_whole_vocabulary():
     ("name", "mutant"),
     [
         ("mass_to_reach", lambda p: p / 2),
-        ("temperature_stage", lambda logits, t: logits),
+        ("_scale", lambda values, t: values),
+        ("_masses", lambda values: np.exp(2.0 * values)),
         ("_kth_largest", lambda values, k: values.max(-1, keepdims=True)),
     ],
 )
