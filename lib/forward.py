@@ -36,9 +36,10 @@ class CachedForward:
             self._kwargs["logits_to_keep"] = 1
         self._encodes = bool(model.config.is_encoder_decoder)
         if self._encodes:
-            self._kwargs["encoder_outputs"] = model.get_encoder()(
-                input_ids=input_ids, attention_mask=attention_mask, return_dict=True
-            )
+            with evaluating(model):
+                self._kwargs["encoder_outputs"] = model.get_encoder()(
+                    input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+                )
             self._kwargs["attention_mask"] = attention_mask
 
     def logits(self, ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -52,7 +53,9 @@ class CachedForward:
             inputs["attention_mask"] = attention_mask
             if "position_ids" in self._accepts:
                 inputs["position_ids"] = positions(attention_mask)[:, -fresh.shape[1] :]
-        outputs = self._model(**self._kwargs, **inputs, past_key_values=self._cache)
+        # Between two steps the model is in whatever mode its owner left it.
+        with evaluating(self._model):
+            outputs = self._model(**self._kwargs, **inputs, past_key_values=self._cache)
         self._cache = getattr(outputs, "past_key_values", None)
         logits: Tensor = outputs.logits[:, -1]
         return logits

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from lib import _validate
-from lib.forward import CachedForward, device_of, evaluating
+from lib.forward import CachedForward, device_of
+from lib.gpt2 import GPT2Forward, supports
 from lib.luck import uniforms
 from lib.pipeline import Pipeline, Step, Watch
 from lib.request import Arguments, Request, TextArguments, prepare
 from lib.selection import sum_device
 
 _LUCK_BLOCK = 256  # uniforms are drawn for so many steps at a time
+# To look at the tokens, the loop must wait for an accelerator. It looks for the end so
+# often, and drops the steps that were taken beyond it.
+_ACCELERATOR_CHECKS = 16
 
 
 def generate(
@@ -82,7 +86,7 @@ def generate(
     Defined in chapter 7.
     """
     request = prepare(**locals())  # the same parameters, all of them
-    new = [step.tokens[:, None] for step in run(request)]
+    new = [step.tokens[:, None] for step in run(request, check_every=_checks(request))]
     return torch.cat([request.decoder_input_ids, *new], dim=1)
 
 
@@ -206,23 +210,33 @@ def run(
     request: Request,
     watch: Watch | None = None,
     luck: Callable[[int], Tensor] | None = None,
+    check_every: int = 1,
 ) -> Iterator[Emitted]:
     """Carry a checked request out, step by step.
 
     ``watch`` is told what each stage did; ``luck`` gives the uniforms of a step in
-    place of those of the request's seeds. Between two steps the model is in whatever
-    mode its owner left it.
+    place of those of the request's seeds. Whether all rows have ended is looked up
+    after every ``check_every`` steps, which are then emitted together.
     """
-    with evaluating(request.model):
-        loop = _Loop(request, watch, luck or luck_of(request))
+    device = sum_device(request.decoder_input_ids)
+    loop = _Loop(request, watch, luck or luck_of(request, device))
     while not loop.finished:
-        with evaluating(request.model):
-            step = loop.advance()
-        yield step
+        yield from loop.advance(check_every)
 
 
-def luck_of(request: Request) -> Callable[[int], Tensor]:
-    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps."""
+def _checks(request: Request) -> int:
+    """After how many steps to look for the end, where nobody waits for each token."""
+    cpu = request.decoder_input_ids.device.type == "cpu"
+    return 1 if cpu else _ACCELERATOR_CHECKS
+
+
+def luck_of(
+    request: Request, device: torch.device | None = None
+) -> Callable[[int], Tensor]:
+    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps.
+
+    A block goes to the device as one, since the loop may have to wait for it there.
+    """
     block = torch.empty(0)
 
     def at(index: int) -> Tensor:
@@ -232,7 +246,7 @@ def luck_of(request: Request) -> Callable[[int], Tensor]:
             samples = range(request.samples)
             block = torch.cat(
                 [uniforms(seed, samples, ahead) for seed in request.seeds]
-            )
+            ).to(device)
         return block[:, index % _LUCK_BLOCK]
 
     return at
@@ -257,30 +271,45 @@ class _Loop:
         self._request, self._watch, self._luck = request, watch, luck
         self._pipeline = request.pipeline.with_memory()
         self._eos = begun.new_tensor(request.eos_token_id)
+        self._may_end = bool(request.eos_token_id) or request.stop is not None
         self._ended = torch.zeros(rows, dtype=torch.bool, device=begun.device)
         with torch.inference_mode():
-            self._forward = CachedForward(
-                request.model, request.input_ids, request.attention_mask
+            self._forward = (
+                GPT2Forward(request.model, mask, rows, self._last)
+                if supports(request.model)
+                else CachedForward(
+                    request.model, request.input_ids, request.attention_mask
+                )
             )
         self.finished = False
 
-    def advance(self) -> Emitted:
+    def advance(self, most: int) -> list[Emitted]:
+        """Take up to ``most`` steps: those before which some row was alive."""
+        steps = [self._step() for _ in range(min(most, self._last - self._length))]
+        self.finished = self._length == self._last
+        if not self._may_end:
+            return steps
+        alive = torch.stack([*(step.live for step in steps), ~self._ended]).any(dim=1)
+        *real, go_on = alive.tolist()
+        self.finished |= not go_on
+        return [step for step, wanted in zip(steps, real, strict=True) if wanted]
+
+    def _step(self) -> Emitted:
         """Choose one token a row, and note which rows end with it."""
         raw = final = None
-        index = self._length - self._first
+        index, live = self._length - self._first, ~self._ended
         u = self._luck(index) if self._pipeline.do_sample else None
         with torch.inference_mode():
             ids = self._ids[:, : self._length]
             mask = None if self._mask is None else self._mask[:, : self._length]
             logits = self._forward.logits(ids, mask)
-            step = Step(ids, mask, index, live=~self._ended)
+            step = Step(ids, mask, index, live=live if self._may_end else None)
             u = None if u is None else u.to(sum_device(logits))
             if self._watch is None:
                 chosen = self._pipeline.choose(step, logits, u)
             else:
                 raw, final = logits, self._pipeline.process(step, logits, self._watch)
                 chosen = self._pipeline.select(final, u)
-        live = ~self._ended
         # Outside inference mode: a tensor that a caller may change in place.
         tokens = chosen.masked_fill(self._ended, self._request.pad_token_id)
         self._note(tokens)
@@ -294,7 +323,6 @@ class _Loop:
             self._ended = self._ended | torch.isin(tokens, self._eos)
         if self._request.stop is not None:
             self._ended = self._ended | self._request.stop(self._ids[:, : self._length])
-        self.finished = self._length == self._last or bool(self._ended.all())
 
 
 def _real_tokens(request: Request) -> list[list[int]]:
@@ -302,10 +330,11 @@ def _real_tokens(request: Request) -> list[list[int]]:
     begun, mask = request.decoder_input_ids, request.decoder_attention_mask
     kept = torch.ones_like(begun) if mask is None else mask
     rows = [ids[real.bool()].tolist() for ids, real in zip(begun, kept, strict=True)]
-    for step in run(request):
-        for row, token, live in zip(rows, step.tokens.tolist(), step.live, strict=True):
-            if live:
-                row.append(token)
+    steps = list(run(request, check_every=_checks(request)))
+    tokens = torch.stack([step.tokens for step in steps], dim=1)
+    live = torch.stack([step.live for step in steps], dim=1)
+    for row, new, real in zip(rows, tokens, live, strict=True):
+        row += new[real].tolist()
     return rows
 
 

@@ -28,8 +28,10 @@ from lib.candidates import (
 )
 from lib.distribution import check_temperature, temperature_stage
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
-from lib.selection import check_uniforms, greedy_stage, sample_stage
+from lib.selection import check_uniforms, greedy_stage, on_host, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
+
+_AT_A_TIME = 2**20  # logits: what is made of them should stay in the cache
 
 
 @dataclass(frozen=True)
@@ -205,18 +207,19 @@ class Pipeline:
         Equal to ``select(process(step, logits), u)``. Stages at the end of the list
         that can work on the few best candidates do so.
         """
-        dense, tail = _split(self.stages)
-        if not self.do_sample or u is None or not tail:
+        if not self.do_sample or u is None:
             return self.select(self.process(step, logits), u)
+        dense, tail = _split(self.stages)
         logits = _run(dense, step, _checked(step, logits))
-        few = [stage.on_candidates for stage in tail if stage.on_candidates]
-        tokens = choose(logits, few, u, _first_count(tail))
-        left = (tokens < 0).nonzero().flatten()
-        if len(left):  # rows whose nucleus, or whose ties, go through the vocabulary
-            tokens[left] = self.select(
-                _run(tail, step, logits[left]), u[left.to(u.device)]
-            )
-        return tokens
+        if not on_host(logits):
+            return sample_stage(_run(tail, step, logits), u)
+        rows = max(1, _AT_A_TIME // logits.shape[-1])
+        return torch.cat(
+            [
+                _draw(tail, step, logits[at : at + rows], u[at : at + rows])
+                for at in range(0, len(logits), rows)
+            ]
+        )
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
@@ -339,22 +342,22 @@ def _run(
 
 
 def _split(stages: Sequence[Stage]) -> tuple[Sequence[Stage], Sequence[Stage]]:
-    """Stages that need the whole vocabulary, and those after them that need not.
-
-    The second part is empty unless it truncates: temperature alone removes nothing.
-    """
+    """Stages that need the whole vocabulary, and those after them that may not."""
     first = len(stages)
     while first and stages[first - 1].on_candidates is not None:
         first -= 1
-    tail = stages[first:]
-    truncates = any(stage.name != "temperature" for stage in tail)
-    return (stages[:first], tail) if truncates else (stages, [])
+    return stages[:first], stages[first:]
 
 
-def _first_count(stages: Sequence[Stage]) -> int:
-    """Candidates to begin with: enough for top_k and a few ties, or a usual nucleus."""
-    wanted: list[int] = [stage.settings.get("top_k", 0) for stage in stages]
-    return 16 + max(48, *wanted)
+def _draw(stages: Sequence[Stage], step: Step, logits: Tensor, u: Tensor) -> Tensor:
+    """Run stages and sample, on candidates where these suffice."""
+    few = [stage.on_candidates for stage in stages if stage.on_candidates]
+    tokens = choose(logits, few, u)
+    left = (tokens < 0).nonzero()[0]
+    if len(left):
+        dense = _run(stages, step, logits[left])
+        tokens[left] = sample_stage(dense, u[left]).numpy()
+    return torch.from_numpy(tokens)
 
 
 def _checked(step: Step, logits: Tensor) -> Tensor:
@@ -420,12 +423,8 @@ class _RememberedBan:
         ]
         if not banned:
             return logits
-        rows, tokens = zip(*banned, strict=True)
-        where = (
-            torch.tensor(rows, device=logits.device),
-            torch.tensor(tokens, device=logits.device),
-        )
-        return logits.index_put(where, logits.new_tensor(-torch.inf))
+        rows, tokens = torch.tensor(banned, device=logits.device).unbind(dim=-1)
+        return logits.index_put((rows, tokens), logits.new_tensor(-torch.inf))
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
@@ -444,10 +443,12 @@ def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
 def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:
     """Refuse NaN, +inf and rows without tokens where a stage may have made them."""
     top = logits.amax(dim=-1)
+    if _validate.all_finite(top):
+        return
     if step.live is not None:
         top = top.masked_fill(~step.live, 0.0)
-    if bool((top.abs() < torch.inf).all()):
-        return
+        if _validate.all_finite(top):
+            return
     if bool((top == -torch.inf).any()):
         row = _validate.first_row(top == -torch.inf)
         raise EmptySupportError(

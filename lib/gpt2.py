@@ -1,0 +1,350 @@
+"""GPT-2 as a dozen tensor operations a layer: the model's numbers without its modules.
+
+A step of a small model spends most of its time between the operations, and a step of
+a larger one waits for weights. Two things follow.
+
+**Few calls.** ``transformers`` serves every model, cache and attention through one
+tree of modules. Here the formula stands written out once, for the plain GPT-2 alone,
+with keys and values in tensors that are allocated in full at the start.
+
+**Weights in the order in which they are read.** Each token needs every weight once,
+so that no step is faster than one reading of them all. oneDNN comes close to that with
+a layout of its own. Matrices that fit in a processor's cache gain nothing and are used
+where they lie; those of a larger model are packed at its first generation. The copy
+takes as many bytes as the matrices, the head included (GPT-2 of 124M parameters in
+float32: 0.5 GB), and is freed with the model. ``pack`` puts it in the place of the
+module's own weights instead.
+
+A copy can grow stale: weights may change between two generations, and not every way
+to change them leaves a trace (writing through ``weight.data`` counts no version). So
+each generation multiplies every packed matrix by one random vector and compares the
+product with the one taken when it was packed. This costs about one more reading of the
+weights a generation, and misses only what is lost in the rounding of a product.
+
+The operators that pack are not part of PyTorch's public interface. Where they are
+missing, or where the copy would take more than a quarter of the machine's memory, the
+matrices are used where they lie, whatever their size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.forward import positions
+
+Function = Callable[[Tensor], Tensor]
+
+_CACHE = 32 * 2**20  # bytes of weights that may stay in a cache from step to step
+_DTYPES = (torch.float32, torch.bfloat16)
+# Activations by their name in the configuration: torch's name for the approximation.
+_GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+
+
+class GPT2Forward:
+    """A plain GPT-2's next-token logits along one generation, as ``CachedForward``.
+
+    Args:
+        model: a ``GPT2LMHeadModel`` that ``supports`` accepts.
+        attention_mask: of the prompts, ``(rows, length)``; None where nothing is
+            masked.
+        rows: how many sequences.
+        length: the most tokens a sequence will have.
+    """
+
+    def __init__(
+        self, model: Any, attention_mask: Tensor | None, rows: int, length: int
+    ) -> None:
+        gpt2 = model.transformer
+        linears = iter(_linears(model))
+        self._layers = [_Layer.read(block, linears) for block in gpt2.h]
+        self._head = next(linears)
+        self._norm = _norm(gpt2.ln_f)
+        self._embedding, places = gpt2.wte.weight, gpt2.wpe.weight
+        approximation = _GELU[model.config.activation_function]
+        self._gelu = partial(F.gelu, approximate=approximation)
+        self._heads, width = model.config.n_head, model.config.n_embd
+        self._seen = 0
+        self._padding: Tensor | None = None
+        where = torch.arange(length)[None]
+        if attention_mask is not None:
+            real = F.pad(attention_mask, (0, length - attention_mask.shape[1]), value=1)
+            where = positions(real)
+            zero = places.new_zeros((rows, 1, 1, length))
+            self._padding = zero.masked_fill(real[:, None, None] == 0, -torch.inf)
+        self._places = F.embedding(where, places)
+        shape = (2, rows, self._heads, length, width // self._heads)
+        self._memory = [places.new_empty(shape) for _ in self._layers]
+
+    def logits(self, ids: Tensor, _: Tensor | None = None) -> Tensor:
+        """Logits after the whole of ``ids``, ``(rows, length)`` -> ``(rows, vocab)``.
+
+        Successive calls must extend the same sequences.
+        """
+        rows, end = ids.shape
+        begin, self._seen = self._seen, end
+        attend = partial(self._attend, begin, self._bias(begin, end))
+        x = F.embedding(ids[:, begin:], self._embedding) + self._places[:, begin:end]
+        x = x.view(rows * (end - begin), -1)
+        for layer, memory in zip(self._layers, self._memory, strict=True):
+            x = x + layer.mix(attend(layer.qkv(layer.norm_1(x)), memory))
+            x = x + layer.down(self._gelu(layer.up(layer.norm_2(x))))
+        return self._head(self._norm(x.view(rows, end - begin, -1)[:, -1]))
+
+    def _attend(
+        self, begin: int, bias: Tensor | None, qkv: Tensor, memory: Tensor
+    ) -> Tensor:
+        """Remember keys and values, and mix values: (rows·new, 3·width) -> (…, width).
+
+        ``memory`` holds the layer's keys and values, (2, rows, heads, length, size).
+        """
+        _, rows, heads, _, size = memory.shape
+        # (3, rows, heads, new, size)
+        qkv = qkv.view(rows, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
+        new = qkv.shape[3]
+        end = begin + new
+        memory[:, :, :, begin:end] = qkv[1:]
+        mixed = F.scaled_dot_product_attention(
+            qkv[0],
+            memory[0, :, :, :end],
+            memory[1, :, :, :end],
+            attn_mask=bias,
+            is_causal=bias is None and new > 1,
+        )
+        return mixed.transpose(1, 2).reshape(rows * new, heads * size)
+
+    def _bias(self, begin: int, end: int) -> Tensor | None:
+        """What hides padding, and for a prompt the future; None without padding."""
+        if self._padding is None:
+            return None
+        padding = self._padding[..., :end]
+        if end - begin == 1:
+            return padding
+        future = padding.new_full((end, end), -torch.inf).triu(1)
+        # Padding sees itself, for a query that sees nothing has no number.
+        itself = torch.eye(end, dtype=torch.bool, device=padding.device)
+        return (padding + future).masked_fill(itself, 0.0)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One block: what it does to hidden states, ``(tokens, width)``, in order."""
+
+    norm_1: Function
+    qkv: Function
+    mix: Function
+    norm_2: Function
+    up: Function
+    down: Function
+
+    @classmethod
+    def read(cls, block: Any, linears: Iterator[Function]) -> _Layer:
+        qkv, mix, up, down = (next(linears) for _ in range(4))
+        return cls(_norm(block.ln_1), qkv, mix, _norm(block.ln_2), up, down)
+
+
+def _norm(norm: Any) -> Function:
+    shape, weight, bias, eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+    return lambda x: F.layer_norm(x, shape, weight, bias, eps)
+
+
+def supports(model: Any) -> bool:
+    """Whether a model is a plain GPT-2, which runs here: on a CPU, and nothing added.
+
+    Hooks, adapters, quantised layers, cross-attention, other scales of attention and
+    autocast all change what a forward step does, and are left to the model itself.
+    """
+    if type(model).__name__ != "GPT2LMHeadModel":  # imports nothing for the others
+        return False
+    config = model.config
+    return (
+        not (config.add_cross_attention or config.reorder_and_upcast_attn)
+        and config.scale_attn_weights
+        and not config.scale_attn_by_inverse_layer_idx
+        and config.activation_function in _GELU
+        and all(_is_plain(m, config.activation_function) for m in model.modules())
+        and _same_kind(list(model.parameters()))
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _same_kind(parameters: list[Tensor]) -> bool:
+    dtype = parameters[0].dtype
+    return dtype in _DTYPES and all(
+        type(p) is nn.Parameter and p.dtype == dtype and p.device.type == "cpu"
+        for p in parameters
+    )
+
+
+def _is_plain(module: Any, activation: str) -> bool:
+    """Whether a module does what its class says, and the class is one of GPT-2's."""
+    return type(module) in _classes(activation) and not (
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    )
+
+
+@cache
+def _classes(activation: str) -> frozenset[type]:
+    from transformers.activations import ACT2FN
+    from transformers.models.gpt2 import modeling_gpt2 as gpt2
+    from transformers.pytorch_utils import Conv1D
+
+    classes: set[type] = {gpt2.GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block}
+    classes |= {gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, PackedLinear}
+    classes |= {nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear}
+    return frozenset(classes | {type(ACT2FN[activation])})
+
+
+# --- weights in the order in which they are read --------------------------------------
+
+
+class PackedLinear(nn.Module):
+    """A linear layer in oneDNN's layout: it can be applied, and nothing else.
+
+    Args:
+        weight: packed, of shape ``(out, in)``.
+        bias: ``(out,)``, or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.packed = weight
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` -> ``(..., out)``."""
+        return _packed_affine(self.bias, self.packed, x)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise RuntimeError(
+            "a packed model has no weights to save: save it before lib.gpt2.pack"
+        )
+
+
+@torch.no_grad()
+def pack(model: Any) -> None:
+    """Replace a plain GPT-2's matrices by packed ones, once and for all.
+
+    Generation is then as fast as with a packed copy, without the copy: what remains
+    twice is the embedding, if it is the head too. The model still answers calls, but
+    can neither be trained nor saved, nor go to another device or dtype.
+
+    Args:
+        model: a ``GPT2LMHeadModel`` on the CPU, which is changed in place.
+
+    Raises:
+        ValueError: no plain GPT-2 on the CPU, or a CPU on which its dtype cannot be
+            packed.
+    """
+    if not supports(model):
+        raise ValueError(
+            f"model must be a plain GPT2LMHeadModel on the CPU in float32 or bfloat16, "
+            f"without hooks or adapters, got {type(model).__name__} on {model.device}"
+        )
+    if not _can_pack(model.dtype):
+        raise ValueError(
+            f"model has dtype {model.dtype}, which this CPU cannot pack; allowed is "
+            "torch.float32, and torch.bfloat16 on CPUs with AVX-512"
+        )
+    _copies.pop(model, None)
+    model.requires_grad_(False)
+    for place, name in _places(model):
+        linear = getattr(place, name)
+        if not isinstance(linear, PackedLinear):
+            packed = PackedLinear(_packed(_out_in(linear)), linear.bias)
+            setattr(place, name, packed)
+
+
+def _places(model: Any) -> Iterator[tuple[Any, str]]:
+    """Where the matrices are, in the order in which a step needs them."""
+    for block in model.transformer.h:
+        yield block.attn, "c_attn"
+        yield block.attn, "c_proj"
+        yield block.mlp, "c_fc"
+        yield block.mlp, "c_proj"
+    yield model, "lm_head"
+
+
+# Of each model, by place: the product that shows whether the weight is still the one
+# that was packed, and the packed weight.
+_copies: WeakKeyDictionary[Any, dict[int, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+
+
+def _linears(model: Any) -> Iterator[Function]:
+    """The linear layers as functions, in the order in which a step needs them."""
+    linears = [getattr(place, name) for place, name in _places(model)]
+    size = sum(x.weight.nbytes for x in linears if not isinstance(x, PackedLinear))
+    copies = None
+    if size > _CACHE and size <= _memory() / 4 and _can_pack(model.dtype):
+        copies = _copies.setdefault(model, {})
+    for index, linear in enumerate(linears):
+        if isinstance(linear, PackedLinear):
+            yield linear.forward
+        elif copies is not None:
+            packed = _current(copies, index, linear)
+            yield partial(_packed_affine, linear.bias, packed)
+        elif isinstance(linear, nn.Linear):
+            yield partial(F.linear, weight=linear.weight, bias=linear.bias)
+        else:
+            yield partial(_affine, linear.bias, linear.weight)
+
+
+def _affine(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    return torch.addmm(bias, x, weight)
+
+
+def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+def _current(
+    copies: dict[int, tuple[Tensor, Tensor]], index: int, linear: Any
+) -> Tensor:
+    """The packed weight, packed again if the module's has changed."""
+    weight = _out_in(linear)
+    luck = torch.Generator().manual_seed(0)
+    probe = torch.randn(weight.shape[1], generator=luck, dtype=weight.dtype)
+    product = weight @ probe
+    known = copies.get(index)
+    if known is None or not torch.equal(known[0], product):
+        copies[index] = product, _packed(weight)
+    return copies[index][1]
+
+
+def _out_in(linear: Any) -> Tensor:
+    """A weight as a matrix ``(out, in)``; Conv1D has it the other way round."""
+    weight: Tensor = linear.weight.detach()
+    return weight if isinstance(linear, nn.Linear) else weight.T
+
+
+def _packed(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+@cache
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Whether this version of PyTorch has the operators, and this CPU the dtype."""
+    try:
+        ones = torch.ones(2, 2, dtype=dtype)
+        return bool((_packed_affine(None, _packed(ones), ones) == 2).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@cache
+def _memory() -> float:
+    """Bytes of memory in this machine; without a limit where it does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return float("inf")
