@@ -140,14 +140,25 @@ def selection(shown, says, controls):
     rows = z.expand(count, -1)
     history = torch.zeros((count, 1), dtype=torch.long)
     after = pipeline(history, rows, u)
-    changed, all_, least = read(
-        r"(\d+) of (\d+) draws change .* total variation, (\S+) ?%", says
+    changed, all_, often, least = read(
+        r"(\d+) of (\d+) draws change .* run (\S+) %.* total variation, (\S+) %", says
     )
     assert int(all_) == count
     assert int(changed) == int((after != lib.sample(rows, u)).sum())
     final = pipeline.process(lib.Step(history[:1]), z[None])[0].double()
-    variation = (lib.softmax(final) - lib.softmax(z.double())).abs().sum() / 2
-    assert number(least) == pytest.approx(100 * float(variation), abs=0.6)
+    p, q = lib.softmax(z.double()), lib.softmax(final)
+    assert number(least) == pytest.approx(50 * float((p - q).abs().sum()), abs=0.6)
+    F, G = p.cumsum(-1), q.cumsum(-1)
+    same = (torch.minimum(F, G) - torch.maximum(F - p, G - q)).clamp_min(0).sum()
+    assert number(often) == pytest.approx(100 * (1 - float(same)), abs=0.6)
+
+
+STAGES = {
+    "n-gram ban": "no_repeat_ngram",
+    "temperature": "temperature",
+    "top-k": "top_k",
+    "top-p": "top_p",
+}
 
 
 def generator(shown, says, controls):
@@ -159,14 +170,35 @@ def generator(shown, says, controls):
         top_k=int(number(controls["top_k"])),
         top_p=number(controls["top_p"]) or 1.0,
     )
-    pipeline = lib.build_pipeline(settings)
-    history = torch.tensor([shown.state["histories"][index]])
+    standard = lib.build_pipeline(settings)
+    stages = {stage.name: stage for stage in standard.stages}
+    (order,) = read(r"Order: (.+?)(?: \(the standard\))?\. ", says)
+    names = [STAGES[title] for title in order.split(", ")]
+    here = lib.Pipeline([stages[n] for n in names if n in stages], do_sample=True)
+
+    step = lib.Step(torch.tensor([shown.state["histories"][index]]))
     z = shown.logits[index][None]
     u = torch.tensor([number(controls["Luck u"])], dtype=torch.float64)
-    left, drawn = read(r"(\S+) tokens? left; u = \S+ draws (\S+)\.", says)
-    final = pipeline.process(lib.Step(history), z)
-    assert number(left) == int((final > -torch.inf).sum())
-    assert drawn == shown.visible(int(pipeline(history, z, u)))
+
+    def check(pattern, pipeline):
+        left, drawn = read(pattern, says)
+        kept = pipeline.process(step, z) > -torch.inf
+        assert number(left) == int(kept.sum())
+        assert drawn == shown.visible(int(pipeline(step.input_ids, z, u)))
+        return kept
+
+    try:
+        here.process(step, z)
+    except lib.EmptySupportError:
+        assert "Nothing is left after the" in says
+        check(r"standard order leaves (\S+) tokens? and draws (\S+)\.", standard)
+        return
+    kept = check(r"(\S+) tokens? left; u = \S+ draws (\S+)\.", here)
+    usual = standard.process(step, z) > -torch.inf
+    assert ("(the standard)" in says) == (names == list(STAGES.values()))
+    assert ("The order matters" in says) == (not torch.equal(kept, usual))
+    if "The order matters" in says:
+        check(r"standard order keeps (\S+) \(.* and draws (\S+)\.", standard)
 
 
 # A control by its label, a key, and how often it is pressed.
@@ -205,6 +237,10 @@ FIGURES = {
             ("Temperature T", "ArrowLeft", 30),
             ("top_p", "ArrowRight", 8),
             ("Luck u", "Home", 1),
+            ("temperature: later", "Enter", 1),  # behind top-k: the same tokens
+            ("temperature: later", "Enter", 1),  # behind top-p: others
+            ("n-gram ban: later", "Enter", 3),
+            ("top_k", "Home", 1),  # and the ban, now the last, leaves nothing
         ],
     ),
 }
@@ -236,10 +272,12 @@ def test_the_libraries_come_when_the_figure_is_near(uses, name):
 def test_every_move_is_drawn_said_and_spoken(uses, name):
     readings = uses[name]["readings"]
     assert len(readings) == 1 + len(FIGURES[name][1])
-    for before, after in pairwise(readings):
-        assert after["controls"] != before["controls"]
+    moves = FIGURES[name][1]
+    for (label, _, _), (before, after) in zip(moves, pairwise(readings), strict=True):
+        if label in before["controls"]:  # not a button: one may change words alone
+            assert after["controls"] != before["controls"]
+            assert after["drawn"] != before["drawn"]
         assert after["says"] != before["says"]
-        assert after["drawn"] != before["drawn"]
         assert after["heard"] == after["picture"] == after["says"]
 
 
