@@ -46,6 +46,7 @@ async function widgetsAreAlive(page) {
 async function weigh(responses) {
   const weight = { page: 0, libraries: 0 };
   for (const response of responses) {
+    if (!response.url().startsWith(order.base)) continue; // made in the page itself
     const body = await response.body().catch(() => Buffer.alloc(0)); // a redirect has none
     const bytes = /\.woff2?$/.test(response.url()) ? body.length : zlib.gzipSync(body).length;
     const library = /vendor\/(requirejs|html-manager|anywidget)\//.test(response.url());
