@@ -153,7 +153,7 @@ class Exercise:
                 f"check.{self.name}(my_{self.name}).",
             )
         inputs = _inputs(self)
-        outcomes = [self._attempt(function, arguments) for arguments in inputs]
+        outcomes = _outcomes(self, function)
         failures = [failure for failure in outcomes if failure is not None]
         if not failures:
             return Result(self.name, True, len(inputs))
@@ -173,11 +173,16 @@ class Exercise:
             advice=mistake.advice if mistake else smallest.advice,
         )
 
+    def _expect(self, arguments: tuple[Any, ...]) -> Tensor:
+        return self.view(self.reference(*_copies(arguments)))
+
     def _attempt(
-        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        expected: Tensor,
     ) -> Failure | None:
         """Run a function on copies of one input; None if it answers rightly."""
-        expected = self.view(self.reference(*_copies(arguments)))
         given = _copies(arguments)
 
         def failure(kind: str, **details: Any) -> Failure:
@@ -249,7 +254,10 @@ class Exercise:
             return mistake.sign(failure)
         if mistake.imitation is None:
             return False
-        return failure.resembles(self._attempt(mistake.imitation, failure.arguments))
+        imitated = self._attempt(
+            mistake.imitation, failure.arguments, failure.expected
+        )
+        return failure.resembles(imitated)
 
     def _shrink(
         self,
@@ -265,9 +273,10 @@ class Exercise:
                 if tries > _TRIES:
                     return failure
                 try:
-                    found = self._attempt(function, arguments)
+                    expected = self._expect(arguments)
                 except ValueError:  # the right function refuses this input
                     continue
+                found = self._attempt(function, arguments, expected)
                 if (
                     found is not None
                     and found.kind == failure.kind
@@ -285,12 +294,25 @@ def _inputs(exercise: Exercise) -> list[tuple[Any, ...]]:
 
 
 @cache
+def _expected(exercise: Exercise) -> list[Tensor]:
+    return [exercise._expect(given) for given in _inputs(exercise)]
+
+
+def _outcomes(
+    exercise: Exercise, function: Callable[..., Any]
+) -> list[Failure | None]:
+    """What the bank of inputs says to a function."""
+    bank = zip(_inputs(exercise), _expected(exercise), strict=True)
+    return [exercise._attempt(function, given, right) for given, right in bank]
+
+
+@cache
 def _imitated(exercise: Exercise, mistake: Mistake) -> list[Failure | None]:
     """What the bank of inputs says to a known mistake."""
     imitation = mistake.imitation
     if imitation is None:
         raise TypeError(f"{mistake.name!r} has neither a sign nor an imitation")
-    return [exercise._attempt(imitation, given) for given in _inputs(exercise)]
+    return _outcomes(exercise, imitation)
 
 
 # ── Inputs ──────────────────────────────────────────────────────────────────────────
