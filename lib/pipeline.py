@@ -9,8 +9,10 @@ with a stage of one's own, is built by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,6 +83,9 @@ class SamplingSettings:
         object.__setattr__(self, "eos_token_id", ids)
 
 
+Checks = list[tuple[Callable[[Tensor], None], Tensor]]
+
+
 @dataclass(frozen=True)
 class Step:
     """What a stage may look at besides the logits.
@@ -91,12 +96,16 @@ class Step:
         index: number of new tokens so far; None where nobody counts.
         live: ``(rows,)``, False for rows that have ended, whose logits no longer
             matter; None where all are alive.
+        later: takes the checks that would wait for an accelerator, each with the
+            maxima of the rows, ``(rows, 1)``, which are all that it looks at; None
+            where they are made at once.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None = None
     index: int | None = None
     live: Tensor | None = None
+    later: Checks | None = None
 
 
 StageFunction = Callable[[Step, Tensor], Tensor]
@@ -207,10 +216,21 @@ class Pipeline:
         Equal to ``select(process(step, logits), u)``. Stages at the end of the list
         that can work on the few best candidates do so.
         """
-        if not self.do_sample or u is None:
-            return self.select(self.process(step, logits), u)
         dense, tail = _split(self.stages)
-        logits = _run(dense, step, _checked(step, logits))
+        logits = _checked(step, logits)
+        ban = dense[-1].function if dense else None
+        if not isinstance(ban, _RememberedBan) or not _may_be_held(logits):
+            return self._choose(tail, step, _run(dense, step, logits), u)
+        with ban.applied(step, _run(dense[:-1], step, logits)) as banned:
+            _check_later(dense[-1], step, banned)
+            return self._choose(tail, step, banned, u)
+
+    def _choose(
+        self, tail: Sequence[Stage], step: Step, logits: Tensor, u: Tensor | None
+    ) -> Tensor:
+        """Run the stages that need not see the whole vocabulary, and select."""
+        if not self.do_sample or u is None:
+            return self.select(_run(tail, step, logits), u)
         if not on_host(logits):
             return sample_stage(_run(tail, step, logits), u)
         rows = max(1, _AT_A_TIME // logits.shape[-1])
@@ -335,7 +355,7 @@ def _run(
     for stage in stages:
         before, logits = logits, stage(step, logits)
         if stage.may_empty:
-            _check_output(stage, step, logits)
+            _check_later(stage, step, logits)
         if watch is not None:
             watch(stage, before, logits)
     return logits
@@ -360,12 +380,26 @@ def _draw(stages: Sequence[Stage], step: Step, logits: Tensor, u: Tensor) -> Ten
     return torch.from_numpy(tokens)
 
 
+def _check_later(stage: Stage, step: Step, logits: Tensor) -> None:
+    _now_or_later(partial(_check_output, stage, step), step, logits)
+
+
+def _now_or_later(check: Callable[[Tensor], None], step: Step, logits: Tensor) -> None:
+    if step.later is None:
+        check(logits)
+    else:
+        step.later.append((check, logits.amax(dim=-1, keepdim=True)))
+
+
+def _may_be_held(logits: Tensor) -> bool:
+    """Whether a few numbers may be written, and put back, without anyone noticing."""
+    frozen = logits.is_inference() and not torch.is_inference_mode_enabled()
+    return logits.is_contiguous() and not (logits.requires_grad or frozen)
+
+
 def _checked(step: Step, logits: Tensor) -> Tensor:
     """A model's logits, in at least float32."""
-    try:
-        logits = _validate.logits(logits, stage="model")
-    except ValueError as error:
-        raise type(error)(f"{error}{_at(step)}") from None
+    _now_or_later(partial(_check_input, step), step, logits)
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return logits.float() if half else logits
 
@@ -405,6 +439,13 @@ class _RememberedBan:
         self._length = 0
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
+        places = self.places(step, logits)
+        if places is None:
+            return logits
+        return logits.index_put(places, logits.new_tensor(-torch.inf))
+
+    def places(self, step: Step, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What is banned at this step: rows and tokens, or None."""
         ids, mask = step.input_ids, step.attention_mask
         if not self._rows:
             self._rows = [NGramIndex(self._n) for _ in range(ids.shape[0])]
@@ -422,9 +463,27 @@ class _RememberedBan:
             if token < logits.shape[-1]
         ]
         if not banned:
-            return logits
+            return None
         rows, tokens = torch.tensor(banned, device=logits.device).unbind(dim=-1)
-        return logits.index_put((rows, tokens), logits.new_tensor(-torch.inf))
+        return rows, tokens
+
+    @contextmanager
+    def applied(self, step: Step, logits: Tensor) -> Iterator[Tensor]:
+        """The ban for as long as the block lasts.
+
+        A ban touches a token or two. To write these and to put them back takes a small
+        part of the time of copying the vocabulary.
+        """
+        places = self.places(step, logits)
+        if places is None:
+            yield logits
+            return
+        held = logits[places]
+        logits.index_put_(places, logits.new_tensor(-torch.inf))
+        try:
+            yield logits
+        finally:
+            logits.index_put_(places, held)
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
@@ -438,6 +497,14 @@ def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
     function = stage
     name = getattr(stage, "__name__", type(stage).__name__)
     return Stage(name, lambda step, logits: function(step.input_ids, logits))
+
+
+def _check_input(step: Step, logits: Tensor) -> None:
+    """Refuse what no model should give."""
+    try:
+        _validate.logits(logits, stage="model")
+    except ValueError as error:
+        raise type(error)(f"{error}{_at(step)}") from None
 
 
 def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:
