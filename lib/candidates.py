@@ -23,7 +23,8 @@ from lib.distribution import depths, temperature_stage
 from lib.selection import masses
 from lib.truncation import mass_to_reach
 
-_BLOCK = 64  # tokens a block: few enough blocks, and each is read at memory speed
+_MEMBERS = 32  # tokens in a group whose maximum is taken
+_BLOCK = 64  # tokens in a block whose masses are summed
 _SAMPLED = 3072  # tokens from which the tail's mass is estimated
 _HEAD = 16  # the most probable of these, too few to tell how much mass there is
 _CAUTION = 0.8  # of the mass that top-p removes: how much a cut removes
@@ -112,17 +113,20 @@ def temperature_candidates(kept: Candidates, temperature: float) -> Candidates:
 def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
     """The twin of ``apply_top_k``.
 
-    The k largest of the blocks' maxima are k tokens: the k-th of them is a cut.
+    Split the tokens into groups. The k largest of the groups' maxima are k tokens, so
+    that the k-th of them is a cut. (Groups that are columns are compared row by row,
+    many numbers at once.)
     """
     if isinstance(kept, Few):
         return _truncate(kept, _kth_largest(kept.values, top_k))
     rows, vocab = kept.logits.shape
     if top_k >= vocab:
         return kept
-    block = max(1, min(_BLOCK, vocab // (4 * top_k)))
-    blocks = kept.logits[:, : vocab // block * block].view(rows, -1, block)
-    cut = _kth_largest(blocks.amax(dim=-1).numpy(), top_k)
-    ids, values = _above(kept.logits.numpy(), cut)
+    logits = kept.logits.numpy()
+    members = max(1, min(_MEMBERS, vocab // (4 * top_k)))
+    groups = vocab // members
+    grouped = logits[:, : members * groups].reshape(rows, members, groups)
+    ids, values = _above(logits, _kth_largest(grouped.max(axis=1), top_k))
     values = reduce(_scale, kept.temperatures, values)
     few, beyond = _few(ids, values, _masses(values))
     return _truncate(few, _kth_largest(few.values, top_k), beyond)
@@ -224,7 +228,9 @@ def _sample_whole(kept: Whole, u: Array) -> Array:
     logits = reduce(temperature_stage, before, kept.logits)
     rows, vocab = logits.shape
     mass = logits.new_zeros((rows, -(-vocab // _BLOCK) * _BLOCK))
-    torch.exp(depths(logits, last), out=mass[:, :vocab])
+    # Below e^-80 there is nothing to weigh, and float32 would count on a hundred times
+    # as slowly in numbers that it cannot hold in full.
+    torch.exp(depths(logits, last).clamp_min_(-80.0), out=mass[:, :vocab])
     blocks = mass.view(rows, -1, _BLOCK)
     ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1).numpy()
     target = u * ends[:, -1:]
