@@ -10,9 +10,8 @@ which a cut cannot be trusted is *short*, and left to the dense stages.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from lib.selection import masses
 from lib.truncation import mass_to_reach
 
 _MEMBERS = 32  # tokens in a group whose maximum is taken
+_SPARE = 8  # so many more than k, for rounding may tie the token at a cut with others
 _BLOCK = 64  # tokens in a block whose masses are summed
 _SAMPLED = 3072  # tokens from which the tail's mass is estimated
 _HEAD = 16  # the most probable of these, too few to tell how much mass there is
@@ -39,8 +39,7 @@ _DOUBT = 2.0**-19
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(NamedTuple):
     """Rows from which nothing has been removed.
 
     Args:
@@ -52,23 +51,22 @@ class Whole:
     temperatures: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Few:
+class Few(NamedTuple):
     """Rows from which all but a few tokens have been removed.
 
     Args:
         ids: token ids in ascending order, ``(rows, count)``.
         values: their logits; -inf in places that hold no token.
         masses: their ``exp(value - maximum)`` in float64; 0 once removed.
-        least: tokens with a lower value have been removed, ``(rows, 1)``.
         short: True where tokens may be missing, ``(rows,)``.
+        least: tokens with a lower value have been removed, ``(rows, 1)``.
     """
 
     ids: Array
     values: Array
     masses: Array
-    least: Array
     short: Array
+    least: Array | float = -np.inf
 
 
 Candidates = Whole | Few
@@ -106,16 +104,15 @@ def temperature_candidates(kept: Candidates, temperature: float) -> Candidates:
         return Whole(kept.logits, (*kept.temperatures, temperature))
     values = np.where(kept.values < kept.least, -np.inf, kept.values)
     values = _scale(values, temperature)
-    none = np.full_like(kept.least, -np.inf)
-    return Few(kept.ids, values, _masses(values), none, kept.short)
+    return Few(kept.ids, values, _masses(values), kept.short)
 
 
 def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
     """The twin of ``apply_top_k``.
 
     Split the tokens into groups. The k largest of the groups' maxima are k tokens, so
-    that the k-th of them is a cut. (Groups that are columns are compared row by row,
-    many numbers at once.)
+    that the k-th of them is a cut, and one a little further down no tie. (Groups that
+    are columns are compared row by row, many numbers at once.)
     """
     if isinstance(kept, Few):
         return _truncate(kept, _kth_largest(kept.values, top_k))
@@ -126,7 +123,8 @@ def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
     members = max(1, min(_MEMBERS, vocab // (4 * top_k)))
     groups = vocab // members
     grouped = logits[:, : members * groups].reshape(rows, members, groups)
-    ids, values = _above(logits, _kth_largest(grouped.max(axis=1), top_k))
+    cut = _kth_largest(grouped.max(axis=1), top_k + _SPARE)
+    ids, values = _above(logits, cut)
     values = reduce(_scale, kept.temperatures, values)
     few, beyond = _few(ids, values, _masses(values))
     return _truncate(few, _kth_largest(few.values, top_k), beyond)
@@ -154,8 +152,7 @@ def top_p_candidates(kept: Candidates, top_p: float) -> Candidates:
     reached = mass >= share * total + doubt
     unsure = reached != (mass >= share * total - doubt)
     short = unsure.any(axis=-1) | ~reached[:, -1]
-    few = Few(few.ids, few.values, few.masses, few.least, short)
-    return _truncate(few, _at(ranked, reached), beyond)
+    return _truncate(few._replace(short=short), _at(ranked, reached), beyond)
 
 
 def _tail_cut(logits: Tensor, every: Array, mass: Array) -> Array:
@@ -195,8 +192,7 @@ def _few(ids: Array, values: Array, mass: Array) -> tuple[Few, Array]:
     """What ``_above`` has found, and the bound taken out of it, ``(rows, 1)``."""
     beyond = values[:, -1:].copy()
     values[:, -1] = -np.inf
-    least = np.full_like(beyond, -np.inf)
-    return Few(ids, values, mass, least, np.zeros(len(ids), np.bool_)), beyond
+    return Few(ids, values, mass, np.zeros(len(ids), np.bool_)), beyond
 
 
 def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
@@ -209,7 +205,7 @@ def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
         short = short | ((threshold <= beyond) & (beyond > -np.inf))[:, 0]
     least = np.maximum(few.least, threshold)
     mass = few.masses * (few.values >= least)
-    return Few(few.ids, few.values, mass, least, short)
+    return Few(few.ids, few.values, mass, short, least)
 
 
 def _sample_few(kept: Few, u: Array) -> Array:
@@ -232,11 +228,12 @@ def _sample_whole(kept: Whole, u: Array) -> Array:
     # as slowly in numbers that it cannot hold in full.
     torch.exp(depths(logits, last).clamp_min_(-80.0), out=mass[:, :vocab])
     blocks = mass.view(rows, -1, _BLOCK)
-    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1).numpy()
+    sums = blocks.sum(dim=-1, dtype=torch.float64).numpy()
+    ends = _sums(sums)
     target = u * ends[:, -1:]
     row = np.arange(rows)
     block = (ends > target).argmax(axis=-1)
-    begin = np.where(block > 0, ends[row, block - 1], 0.0)[:, None]
+    begin = (ends - sums)[row, block, None]
     inside = begin + blocks.numpy()[row, block].cumsum(axis=-1, dtype=np.float64)
     token = block * _BLOCK + (inside > target).argmax(axis=-1)
     edges = np.concatenate([begin, inside], axis=-1)
