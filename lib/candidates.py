@@ -83,7 +83,7 @@ def choose(logits: Tensor, stages: Sequence[CandidateStage], u: Tensor) -> Array
 
     Returns:
         The tokens that the dense stages and ``sample`` give; -1 in rows that are left
-        to these.
+        to these, among them all that hold NaN, +inf or no token.
     """
     kept: Candidates = Whole(logits.detach())
     luck = u.double().numpy()[:, None]
@@ -123,10 +123,13 @@ def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
     members = max(1, min(_MEMBERS, vocab // (4 * top_k)))
     groups = vocab // members
     grouped = logits[:, : members * groups].reshape(rows, members, groups)
-    cut = _kth_largest(grouped.max(axis=1), top_k + _SPARE)
-    ids, values = _above(logits, cut)
+    tops = grouped.max(axis=1)
+    ids, values = _above(logits, _kth_largest(tops, top_k + _SPARE))
     values = reduce(_scale, kept.temperatures, values)
     few, beyond = _few(ids, values, _masses(values))
+    # A maximum tells NaN and +inf, too; not all tokens need be in a group.
+    top = logits[:, members * groups :].max(axis=-1, initial=-np.inf)
+    few = few._replace(short=~np.isfinite(np.maximum(top, tops.max(axis=-1))))
     return _truncate(few, _kth_largest(few.values, top_k), beyond)
 
 
@@ -237,7 +240,8 @@ def _sample_whole(kept: Whole, u: Array) -> Array:
     inside = begin + blocks.numpy()[row, block].cumsum(axis=-1, dtype=np.float64)
     token = block * _BLOCK + (inside > target).argmax(axis=-1)
     edges = np.concatenate([begin, inside], axis=-1)
-    unsure = np.abs(edges - target) <= _DOUBT * ends[:, -1:]
+    # "Not above", for NaN compares as false.
+    unsure = ~(np.abs(edges - target) > _DOUBT * ends[:, -1:])
     return np.where(unsure.any(axis=-1), -1, token)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lib import _validate
@@ -29,7 +30,7 @@ from lib.candidates import (
     top_k_candidates,
     top_p_candidates,
 )
-from lib.distribution import check_temperature, temperature_stage
+from lib.distribution import check_temperature, temperature_stage, widened
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
 from lib.selection import check_uniforms, greedy_stage, on_host, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
@@ -217,32 +218,25 @@ class Pipeline:
         Equal to ``select(process(step, logits), u)``. Stages at the end of the list
         that can work on the few best candidates do so.
         """
+        logits = widened(logits)
+        if not self.do_sample or u is None or not on_host(logits):
+            return self.select(self.process(step, logits), u)
         dense, tail = _split(self.stages)
-        logits = _checked(step, logits)
-        ban = dense[-1].function if dense else None
-        if not isinstance(ban, RememberedBan) or not _may_be_held(logits):
-            return self._choose(tail, step, _run(dense, step, logits), u)
-        with ban.applied(step, _run(dense[:-1], step, logits)) as banned:
-            _check_later(dense[-1], step, banned)
-            return self._choose(tail, step, banned, u)
-
-    def _choose(
-        self, tail: Sequence[Stage], step: Step, logits: Tensor, u: Tensor | None
-    ) -> Tensor:
-        """Run the stages that need not see the whole vocabulary, and select."""
-        if not self.do_sample or u is None:
-            return self.select(_run(tail, step, logits), u)
-        if not on_host(logits):
-            return sample_stage(_run(tail, step, logits), u)
-        rows = max(1, _AT_A_TIME // logits.shape[-1])
-        if len(logits) <= rows:
-            return _draw(tail, step, logits, u)
-        return torch.cat(
-            [
-                _draw(tail, step, logits[at : at + rows], u[at : at + rows])
-                for at in range(0, len(logits), rows)
-            ]
-        )
+        ban = dense[0].function if len(dense) == 1 else None
+        before: Tensor | None = None  # the logits after the dense stages, checked
+        if isinstance(ban, RememberedBan) and _may_be_held(logits):
+            with ban.applied(step, logits) as held:
+                tokens = _draw(tail, held, u)
+        else:
+            before = _run(dense, step, _checked(step, logits)) if dense else None
+            tokens = _draw(tail, logits if before is None else before, u)
+        left = (tokens < 0).nonzero()[0]
+        if len(left):  # candidates do not suffice, or the logits are faulty
+            if before is None:
+                before = _run(dense, step, _checked(step, logits))
+            processed = _run(tail, step, before[left])
+            tokens[left] = sample_stage(processed, u[left]).numpy()
+        return torch.from_numpy(tokens)
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
@@ -358,7 +352,7 @@ def _run(
     for stage in stages:
         before, logits = logits, stage(step, logits)
         if stage.may_empty:
-            _check_later(stage, step, logits)
+            _now_or_later(partial(_check_output, stage, step), step, logits)
         if watch is not None:
             watch(stage, before, logits)
     return logits
@@ -372,19 +366,15 @@ def _split(stages: Sequence[Stage]) -> tuple[Sequence[Stage], Sequence[Stage]]:
     return stages[:first], stages[first:]
 
 
-def _draw(stages: Sequence[Stage], step: Step, logits: Tensor, u: Tensor) -> Tensor:
-    """Run stages and sample, on candidates where these suffice."""
+def _draw(stages: Sequence[Stage], logits: Tensor, u: Tensor) -> NDArray[Any]:
+    """Run stages on candidates and sample, some rows at a time; -1 where in doubt."""
     few = [stage.on_candidates for stage in stages if stage.on_candidates]
-    tokens = choose(logits, few, u)
-    left = (tokens < 0).nonzero()[0]
-    if len(left):
-        dense = _run(stages, step, logits[left])
-        tokens[left] = sample_stage(dense, u[left]).numpy()
-    return torch.from_numpy(tokens)
-
-
-def _check_later(stage: Stage, step: Step, logits: Tensor) -> None:
-    _now_or_later(partial(_check_output, stage, step), step, logits)
+    rows = max(1, _AT_A_TIME // logits.shape[-1])
+    if len(logits) <= rows:
+        return choose(logits, few, u)
+    starts = range(0, len(logits), rows)
+    parts = [choose(logits[i : i + rows], few, u[i : i + rows]) for i in starts]
+    return np.concatenate(parts)
 
 
 def _now_or_later(check: Callable[[Tensor], None], step: Step, logits: Tensor) -> None:
@@ -403,8 +393,7 @@ def _may_be_held(logits: Tensor) -> bool:
 def _checked(step: Step, logits: Tensor) -> Tensor:
     """A model's logits, in at least float32."""
     _now_or_later(partial(_check_input, step), step, logits)
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return logits.float() if half else logits
+    return widened(logits)
 
 
 def _min_new_tokens(minimum: int, eos_token_id: tuple[int, ...]) -> Stage:
