@@ -225,8 +225,8 @@ class Pipeline:
         ban = dense[0].function if len(dense) == 1 else None
         before: Tensor | None = None  # the logits after the dense stages, checked
         if isinstance(ban, RememberedBan) and _may_be_held(logits):
-            with ban.applied(step, logits) as held:
-                tokens = _draw(tail, held, u)
+            with ban.applied(step, logits):
+                tokens = _draw(tail, logits, u)
         else:
             before = _run(dense, step, _checked(step, logits)) if dense else None
             tokens = _draw(tail, logits if before is None else before, u)
@@ -432,31 +432,34 @@ class RememberedBan:
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
         """The logits without what is banned; a copy, unless nothing is."""
-        places = self._places(step, logits)
-        if places is None:
+        places = self._places(step, logits.shape[-1])
+        if not places:
             return logits
-        return logits.flatten().index_fill(0, places, -torch.inf).view_as(logits)
+        # From a list of numbers PyTorch makes a tensor ten times as slowly as NumPy.
+        index = torch.from_numpy(np.array(places)).to(logits.device)
+        return logits.flatten().index_fill(0, index, -torch.inf).view_as(logits)
 
     @contextmanager
-    def applied(self, step: Step, logits: Tensor) -> Iterator[Tensor]:
+    def applied(self, step: Step, logits: Tensor) -> Iterator[None]:
         """The ban for as long as the block lasts, in the logits themselves.
 
         A ban touches a few tokens. To write these and to put them back takes a small
-        part of the time of copying the vocabulary.
+        part of the time of copying the vocabulary. The logits are on the CPU.
         """
-        places = self._places(step, logits)
-        if places is None:
-            yield logits
+        places = self._places(step, logits.shape[-1])
+        if not places:
+            yield
             return
-        held, flat = logits.take(places), logits.view(-1)
-        flat.index_fill_(0, places, -torch.inf)
+        flat, index = logits.view(-1).numpy(), np.array(places)
+        held = flat[index]
+        flat[index] = -np.inf
         try:
-            yield logits
+            yield
         finally:
-            flat.index_copy_(0, places, held)
+            flat[index] = held
 
-    def _places(self, step: Step, logits: Tensor) -> Tensor | None:
-        """Where the banned tokens are in the flattened logits; None if there are none.
+    def _places(self, step: Step, vocab: int) -> list[int]:
+        """Where the banned tokens are in the flattened logits.
 
         Reads the tokens that are new since the last call.
         """
@@ -470,17 +473,12 @@ class RememberedBan:
                 if real is None or real[row][column]:
                     index.append(token)
         self._length = ids.shape[1]
-        vocab = logits.shape[-1]
-        places = [
+        return [
             row * vocab + token
             for row, index in enumerate(self._rows)
             for token in index.banned()
             if token < vocab
         ]
-        if not places:
-            return None
-        # From a list of numbers PyTorch makes a tensor ten times as slowly as NumPy.
-        return torch.from_numpy(np.array(places, np.int64)).to(logits.device)
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
