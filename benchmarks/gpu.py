@@ -9,9 +9,9 @@ is measured as it comes, and with a static cache, for which ``transformers`` com
 the step. "One reading" reads as many bytes as a step must, once a step: the share of
 it that a generation reaches is its part of the memory bandwidth.
 
-Sampling by ours waits for the device where the pipeline checks its logits, and every
-16 steps to look for the end. A stop string is looked for on the host at every step,
-and an n-gram ban there too: the rows named so show what these cost.
+The loop of ours waits for the device every 16 steps, to look for the end and for
+faults in the logits. A ban of n-grams reads each token on the host: its rows show what
+that costs; a stop string costs the same.
 """
 
 from __future__ import annotations

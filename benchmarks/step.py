@@ -112,19 +112,18 @@ def cases() -> list[Case]:
 class History:
     """Token ids of a text that goes on and on, ``(batch, length)``."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, length: int = HISTORY) -> None:
         g = torch.Generator().manual_seed(1)
         odds = 1 / torch.arange(1.0, WORDS + 1)
-        draws = torch.multinomial(
-            odds, batch * (HISTORY + ROOM), replacement=True, generator=g
-        )
-        self._ids = draws.view(batch, -1)
+        count = batch * (length + ROOM)
+        draws = torch.multinomial(odds, count, replacement=True, generator=g)
+        self._ids, self._length = draws.view(batch, -1), length
 
     def so_far(self, step: int) -> Tensor:
-        return self._ids[:, : HISTORY + step]
+        return self._ids[:, : self._length + step]
 
     def latest(self, step: int) -> Tensor:
-        return self._ids[:, step : HISTORY + step]
+        return self._ids[:, step : self._length + step]
 
 
 def ours(

@@ -10,9 +10,8 @@ which a cut cannot be trusted is *short*, and left to the dense stages.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,9 @@ from lib.distribution import depths, temperature_stage
 from lib.selection import masses
 from lib.truncation import mass_to_reach
 
-_BLOCK = 64  # tokens a block: few enough blocks, and each is read at memory speed
+_MEMBERS = 32  # tokens in a group whose maximum is taken
+_SPARE = 8  # so many more than k, for rounding may tie the token at a cut with others
+_BLOCK = 64  # tokens in a block whose masses are summed
 _SAMPLED = 3072  # tokens from which the tail's mass is estimated
 _HEAD = 16  # the most probable of these, too few to tell how much mass there is
 _CAUTION = 0.8  # of the mass that top-p removes: how much a cut removes
@@ -38,8 +39,7 @@ _DOUBT = 2.0**-19
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(NamedTuple):
     """Rows from which nothing has been removed.
 
     Args:
@@ -51,23 +51,22 @@ class Whole:
     temperatures: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Few:
+class Few(NamedTuple):
     """Rows from which all but a few tokens have been removed.
 
     Args:
         ids: token ids in ascending order, ``(rows, count)``.
         values: their logits; -inf in places that hold no token.
         masses: their ``exp(value - maximum)`` in float64; 0 once removed.
-        least: tokens with a lower value have been removed, ``(rows, 1)``.
         short: True where tokens may be missing, ``(rows,)``.
+        least: tokens with a lower value have been removed, ``(rows, 1)``.
     """
 
     ids: Array
     values: Array
     masses: Array
-    least: Array
     short: Array
+    least: Array | float = -np.inf
 
 
 Candidates = Whole | Few
@@ -84,7 +83,7 @@ def choose(logits: Tensor, stages: Sequence[CandidateStage], u: Tensor) -> Array
 
     Returns:
         The tokens that the dense stages and ``sample`` give; -1 in rows that are left
-        to these.
+        to these, among them all that hold NaN, +inf or no token.
     """
     kept: Candidates = Whole(logits.detach())
     luck = u.double().numpy()[:, None]
@@ -105,26 +104,32 @@ def temperature_candidates(kept: Candidates, temperature: float) -> Candidates:
         return Whole(kept.logits, (*kept.temperatures, temperature))
     values = np.where(kept.values < kept.least, -np.inf, kept.values)
     values = _scale(values, temperature)
-    none = np.full_like(kept.least, -np.inf)
-    return Few(kept.ids, values, _masses(values), none, kept.short)
+    return Few(kept.ids, values, _masses(values), kept.short)
 
 
 def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
     """The twin of ``apply_top_k``.
 
-    The k largest of the blocks' maxima are k tokens: the k-th of them is a cut.
+    Split the tokens into groups. The k largest of the groups' maxima are k tokens, so
+    that the k-th of them is a cut, and one a little further down no tie. (Groups that
+    are columns are compared row by row, many numbers at once.)
     """
     if isinstance(kept, Few):
         return _truncate(kept, _kth_largest(kept.values, top_k))
     rows, vocab = kept.logits.shape
     if top_k >= vocab:
         return kept
-    block = max(1, min(_BLOCK, vocab // (4 * top_k)))
-    blocks = kept.logits[:, : vocab // block * block].view(rows, -1, block)
-    cut = _kth_largest(blocks.amax(dim=-1).numpy(), top_k)
-    ids, values = _above(kept.logits.numpy(), cut)
+    logits = kept.logits.numpy()
+    members = max(1, min(_MEMBERS, vocab // (4 * top_k)))
+    groups = vocab // members
+    grouped = logits[:, : members * groups].reshape(rows, members, groups)
+    tops = grouped.max(axis=1)
+    ids, values = _above(logits, _kth_largest(tops, top_k + _SPARE))
     values = reduce(_scale, kept.temperatures, values)
     few, beyond = _few(ids, values, _masses(values))
+    # A maximum tells NaN and +inf, too; not all tokens need be in a group.
+    top = logits[:, members * groups :].max(axis=-1, initial=-np.inf)
+    few = few._replace(short=~np.isfinite(np.maximum(top, tops.max(axis=-1))))
     return _truncate(few, _kth_largest(few.values, top_k), beyond)
 
 
@@ -150,8 +155,7 @@ def top_p_candidates(kept: Candidates, top_p: float) -> Candidates:
     reached = mass >= share * total + doubt
     unsure = reached != (mass >= share * total - doubt)
     short = unsure.any(axis=-1) | ~reached[:, -1]
-    few = Few(few.ids, few.values, few.masses, few.least, short)
-    return _truncate(few, _at(ranked, reached), beyond)
+    return _truncate(few._replace(short=short), _at(ranked, reached), beyond)
 
 
 def _tail_cut(logits: Tensor, every: Array, mass: Array) -> Array:
@@ -191,8 +195,7 @@ def _few(ids: Array, values: Array, mass: Array) -> tuple[Few, Array]:
     """What ``_above`` has found, and the bound taken out of it, ``(rows, 1)``."""
     beyond = values[:, -1:].copy()
     values[:, -1] = -np.inf
-    least = np.full_like(beyond, -np.inf)
-    return Few(ids, values, mass, least, np.zeros(len(ids), np.bool_)), beyond
+    return Few(ids, values, mass, np.zeros(len(ids), np.bool_)), beyond
 
 
 def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
@@ -205,7 +208,7 @@ def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
         short = short | ((threshold <= beyond) & (beyond > -np.inf))[:, 0]
     least = np.maximum(few.least, threshold)
     mass = few.masses * (few.values >= least)
-    return Few(few.ids, few.values, mass, least, short)
+    return Few(few.ids, few.values, mass, short, least)
 
 
 def _sample_few(kept: Few, u: Array) -> Array:
@@ -224,17 +227,21 @@ def _sample_whole(kept: Whole, u: Array) -> Array:
     logits = reduce(temperature_stage, before, kept.logits)
     rows, vocab = logits.shape
     mass = logits.new_zeros((rows, -(-vocab // _BLOCK) * _BLOCK))
-    torch.exp(depths(logits, last), out=mass[:, :vocab])
+    # Below e^-80 there is nothing to weigh, and float32 would count on a hundred times
+    # as slowly in numbers that it cannot hold in full.
+    torch.exp(depths(logits, last).clamp_min_(-80.0), out=mass[:, :vocab])
     blocks = mass.view(rows, -1, _BLOCK)
-    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1).numpy()
+    sums = blocks.sum(dim=-1, dtype=torch.float64).numpy()
+    ends = _sums(sums)
     target = u * ends[:, -1:]
     row = np.arange(rows)
     block = (ends > target).argmax(axis=-1)
-    begin = np.where(block > 0, ends[row, block - 1], 0.0)[:, None]
+    begin = (ends - sums)[row, block, None]
     inside = begin + blocks.numpy()[row, block].cumsum(axis=-1, dtype=np.float64)
     token = block * _BLOCK + (inside > target).argmax(axis=-1)
     edges = np.concatenate([begin, inside], axis=-1)
-    unsure = np.abs(edges - target) <= _DOUBT * ends[:, -1:]
+    # "Not above", for NaN compares as false.
+    unsure = ~(np.abs(edges - target) > _DOUBT * ends[:, -1:])
     return np.where(unsure.any(axis=-1), -1, token)
 
 

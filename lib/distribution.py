@@ -28,7 +28,7 @@ def softmax(logits: Tensor) -> Tensor:
     Source: Bridle (1990). Defined in chapter 1, equation (1.4).
     """
     _validate.logits(logits, stage="softmax")
-    return torch.softmax(_widened(logits), dim=-1).to(logits.dtype)
+    return torch.softmax(widened(logits), dim=-1).to(logits.dtype)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def log_softmax(logits: Tensor) -> Tensor:
     Defined in chapter 1, equation (1.9).
     """
     _validate.logits(logits, stage="log_softmax")
-    return torch.log_softmax(_widened(logits), dim=-1).to(logits.dtype)
+    return torch.log_softmax(widened(logits), dim=-1).to(logits.dtype)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def entropy(logits: Tensor) -> Tensor:
     Source: Shannon (1948). Defined in chapter 1, equation (1.13).
     """
     _validate.logits(logits, stage="entropy")
-    log_p = torch.log_softmax(_widened(logits), dim=-1)
+    log_p = torch.log_softmax(widened(logits), dim=-1)
     # A removed token has p = 0 and log p = -inf; its term is 0, not 0 * -inf.
     terms = log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)
     return (0.0 - terms.sum(dim=-1)).to(logits.dtype)
@@ -114,7 +114,7 @@ def temperature_stage(logits: Tensor, temperature: float) -> Tensor:
     """``apply_temperature`` without its checks."""
     if temperature == 1.0:
         return logits.clone()
-    scaled = depths(_widened(logits), temperature).to(logits.dtype)
+    scaled = depths(widened(logits), temperature).to(logits.dtype)
     lowest = torch.finfo(logits.dtype).min
     # A removed token is the only one that may become -inf. Minus the lowest number a
     # finite logit is not negative, so that it does not count in the minimum, and a
@@ -132,6 +132,6 @@ def depths(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return shifted.div_(min(max(temperature, limits.tiny), limits.max))
 
 
-def _widened(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
     """Half-precision tensors as float32, wider ones as they are."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

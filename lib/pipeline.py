@@ -9,11 +9,15 @@ with a stage of one's own, is built by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lib import _validate
@@ -26,7 +30,7 @@ from lib.candidates import (
     top_k_candidates,
     top_p_candidates,
 )
-from lib.distribution import check_temperature, temperature_stage
+from lib.distribution import check_temperature, temperature_stage, widened
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
 from lib.selection import check_uniforms, greedy_stage, on_host, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
@@ -81,6 +85,9 @@ class SamplingSettings:
         object.__setattr__(self, "eos_token_id", ids)
 
 
+Checks = list[tuple[Callable[[Tensor], None], Tensor]]
+
+
 @dataclass(frozen=True)
 class Step:
     """What a stage may look at besides the logits.
@@ -91,12 +98,16 @@ class Step:
         index: number of new tokens so far; None where nobody counts.
         live: ``(rows,)``, False for rows that have ended, whose logits no longer
             matter; None where all are alive.
+        later: takes the checks that would wait for an accelerator, each with the
+            maxima of the rows, ``(rows, 1)``, which are all that it looks at; None
+            where they are made at once.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None = None
     index: int | None = None
     live: Tensor | None = None
+    later: Checks | None = None
 
 
 StageFunction = Callable[[Step, Tensor], Tensor]
@@ -207,19 +218,25 @@ class Pipeline:
         Equal to ``select(process(step, logits), u)``. Stages at the end of the list
         that can work on the few best candidates do so.
         """
-        if not self.do_sample or u is None:
+        logits = widened(logits)
+        if not self.do_sample or u is None or not on_host(logits):
             return self.select(self.process(step, logits), u)
         dense, tail = _split(self.stages)
-        logits = _run(dense, step, _checked(step, logits))
-        if not on_host(logits):
-            return sample_stage(_run(tail, step, logits), u)
-        rows = max(1, _AT_A_TIME // logits.shape[-1])
-        return torch.cat(
-            [
-                _draw(tail, step, logits[at : at + rows], u[at : at + rows])
-                for at in range(0, len(logits), rows)
-            ]
-        )
+        ban = dense[0].function if len(dense) == 1 else None
+        before: Tensor | None = None  # the logits after the dense stages, checked
+        if isinstance(ban, RememberedBan) and _may_be_held(logits):
+            with ban.applied(step, logits):
+                tokens = _draw(tail, logits, u)
+        else:
+            before = _run(dense, step, _checked(step, logits)) if dense else None
+            tokens = _draw(tail, logits if before is None else before, u)
+        left = (tokens < 0).nonzero()[0]
+        if len(left):  # candidates do not suffice, or the logits are faulty
+            if before is None:
+                before = _run(dense, step, _checked(step, logits))
+            processed = _run(tail, step, before[left])
+            tokens[left] = sample_stage(processed, u[left]).numpy()
+        return torch.from_numpy(tokens)
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
@@ -335,7 +352,7 @@ def _run(
     for stage in stages:
         before, logits = logits, stage(step, logits)
         if stage.may_empty:
-            _check_output(stage, step, logits)
+            _now_or_later(partial(_check_output, stage, step), step, logits)
         if watch is not None:
             watch(stage, before, logits)
     return logits
@@ -349,25 +366,34 @@ def _split(stages: Sequence[Stage]) -> tuple[Sequence[Stage], Sequence[Stage]]:
     return stages[:first], stages[first:]
 
 
-def _draw(stages: Sequence[Stage], step: Step, logits: Tensor, u: Tensor) -> Tensor:
-    """Run stages and sample, on candidates where these suffice."""
+def _draw(stages: Sequence[Stage], logits: Tensor, u: Tensor) -> NDArray[Any]:
+    """Run stages on candidates and sample, some rows at a time; -1 where in doubt."""
     few = [stage.on_candidates for stage in stages if stage.on_candidates]
-    tokens = choose(logits, few, u)
-    left = (tokens < 0).nonzero()[0]
-    if len(left):
-        dense = _run(stages, step, logits[left])
-        tokens[left] = sample_stage(dense, u[left]).numpy()
-    return torch.from_numpy(tokens)
+    rows = max(1, _AT_A_TIME // logits.shape[-1])
+    if len(logits) <= rows:
+        return choose(logits, few, u)
+    starts = range(0, len(logits), rows)
+    parts = [choose(logits[i : i + rows], few, u[i : i + rows]) for i in starts]
+    return np.concatenate(parts)
+
+
+def _now_or_later(check: Callable[[Tensor], None], step: Step, logits: Tensor) -> None:
+    if step.later is None:
+        check(logits)
+    else:
+        step.later.append((check, logits.amax(dim=-1, keepdim=True)))
+
+
+def _may_be_held(logits: Tensor) -> bool:
+    """Whether a few numbers may be written, and put back, without anyone noticing."""
+    frozen = logits.is_inference() and not torch.is_inference_mode_enabled()
+    return logits.is_contiguous() and not (logits.requires_grad or frozen)
 
 
 def _checked(step: Step, logits: Tensor) -> Tensor:
     """A model's logits, in at least float32."""
-    try:
-        logits = _validate.logits(logits, stage="model")
-    except ValueError as error:
-        raise type(error)(f"{error}{_at(step)}") from None
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return logits.float() if half else logits
+    _now_or_later(partial(_check_input, step), step, logits)
+    return widened(logits)
 
 
 def _min_new_tokens(minimum: int, eos_token_id: tuple[int, ...]) -> Stage:
@@ -392,11 +418,11 @@ def _no_repeat_ngram(n: int) -> Stage:
         "no_repeat_ngram",
         ban,
         {"no_repeat_ngram_size": n},
-        with_memory=lambda: _RememberedBan(n),
+        with_memory=lambda: RememberedBan(n),
     )
 
 
-class _RememberedBan:
+class RememberedBan:
     """The n-gram ban of one generation, which reads only the tokens new to it."""
 
     def __init__(self, n: int) -> None:
@@ -405,6 +431,38 @@ class _RememberedBan:
         self._length = 0
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
+        """The logits without what is banned; a copy, unless nothing is."""
+        places = self._places(step, logits.shape[-1])
+        if not places:
+            return logits
+        # From a list of numbers PyTorch makes a tensor ten times as slowly as NumPy.
+        index = torch.from_numpy(np.array(places)).to(logits.device)
+        return logits.flatten().index_fill(0, index, -torch.inf).view_as(logits)
+
+    @contextmanager
+    def applied(self, step: Step, logits: Tensor) -> Iterator[None]:
+        """The ban for as long as the block lasts, in the logits themselves.
+
+        A ban touches a few tokens. To write these and to put them back takes a small
+        part of the time of copying the vocabulary. The logits are on the CPU.
+        """
+        places = self._places(step, logits.shape[-1])
+        if not places:
+            yield
+            return
+        flat, index = logits.view(-1).numpy(), np.array(places)
+        held = flat[index]
+        flat[index] = -np.inf
+        try:
+            yield
+        finally:
+            flat[index] = held
+
+    def _places(self, step: Step, vocab: int) -> list[int]:
+        """Where the banned tokens are in the flattened logits.
+
+        Reads the tokens that are new since the last call.
+        """
         ids, mask = step.input_ids, step.attention_mask
         if not self._rows:
             self._rows = [NGramIndex(self._n) for _ in range(ids.shape[0])]
@@ -415,16 +473,12 @@ class _RememberedBan:
                 if real is None or real[row][column]:
                     index.append(token)
         self._length = ids.shape[1]
-        banned = [
-            (row, token)
+        return [
+            row * vocab + token
             for row, index in enumerate(self._rows)
             for token in index.banned()
-            if token < logits.shape[-1]
+            if token < vocab
         ]
-        if not banned:
-            return logits
-        rows, tokens = torch.tensor(banned, device=logits.device).unbind(dim=-1)
-        return logits.index_put((rows, tokens), logits.new_tensor(-torch.inf))
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
@@ -438,6 +492,14 @@ def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
     function = stage
     name = getattr(stage, "__name__", type(stage).__name__)
     return Stage(name, lambda step, logits: function(step.input_ids, logits))
+
+
+def _check_input(step: Step, logits: Tensor) -> None:
+    """Refuse what no model should give."""
+    try:
+        _validate.logits(logits, stage="model")
+    except ValueError as error:
+        raise type(error)(f"{error}{_at(step)}") from None
 
 
 def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:

@@ -168,6 +168,33 @@ def test_float32_decides_where_it_can_and_only_there(monkeypatch):
     assert (choose(logits, [], edges) != sample_stage(logits, edges).numpy()).any()
 
 
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, "empty"])
+@pytest.mark.parametrize("place", [0, 1234, 3000])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 40},
+        {"top_p": 0.9},
+        {"temperature": 0.5, "top_k": 40, "top_p": 0.9},
+        {"temperature": 0.5, "top_k": 4000, "top_p": 0.9},
+    ],
+)
+def test_a_faulty_row_is_never_given_a_token(setting, place, fault):
+    """Nothing else looks at the logits before candidates do."""
+    logits = logits_of("normal", 3001, seed=7)
+    logits[2, place if fault != "empty" else slice(None)] = (
+        -torch.inf if fault == "empty" else fault
+    )
+    u = torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+    left = choose(logits, stages_of(**setting), u) < 0
+    assert left.tolist() == [False, False, True, False]
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, **setting))
+    with pytest.raises(ValueError, match="row 2"):
+        pipeline.choose(STEP, logits, u)
+
+
 def test_a_stage_of_ones_own_at_the_end_is_run_on_the_whole_vocabulary():
     def keep_even_ids(input_ids, logits):
         return logits.index_fill(1, torch.arange(1, logits.shape[1], 2), -torch.inf)

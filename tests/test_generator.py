@@ -12,6 +12,8 @@ from model_zoo import FAMILIES, VOCAB, Scripted, one_hot, prompts, random_model
 
 import lib
 import lib.generator
+import lib.pipeline
+import lib.selection
 from lib.request import Arguments, TextArguments, prepare
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -516,6 +518,69 @@ def test_steps_beyond_the_end_are_few_and_are_dropped(monkeypatch):
     settings["max_new_tokens"] = 6
     assert lib.generate(model, ids, **settings).tolist() == wanted
     assert len(steps) == 6, "never past max_new_tokens"
+
+
+def spoiling(value, at):
+    """A model that counts up, and gives ``value`` for row 1 at a step."""
+
+    def logits(ids):
+        z = one_hot((ids[:, -1] + 1) % VOCAB)
+        return z.index_fill(0, torch.tensor([1]), value) if ids.shape[1] == at else z
+
+    return Scripted(logits)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, r"model: logits contain NaN in row 1.*\(step 5\)"),
+        (torch.inf, r"model: logits contain \+inf in row 1.*\(step 5\)"),
+        (-torch.inf, r"model: row 1 has no token left.*\(step 5\)"),
+    ],
+)
+def test_an_error_found_late_says_what_it_says_at_once(
+    value, message, do_sample, monkeypatch
+):
+    for module in (lib.pipeline, lib.selection):  # as on a device
+        monkeypatch.setattr(module, "on_host", lambda logits: False)
+    ids, settings = torch.tensor([[10], [8]]), {"do_sample": do_sample, "top_k": 2}
+    for every in (1, 4, 16):
+        monkeypatch.setattr(lib.generator, "_checks", lambda request, n=every: n)
+        with pytest.raises(ValueError, match=message):
+            lib.generate(spoiling(value, 6), ids, max_new_tokens=20, **settings)
+
+
+def test_a_stage_that_leaves_nothing_says_so_late_too(monkeypatch):
+    def spoil(ids, logits):
+        return torch.where(torch.tensor(ids.shape[1] == 4), -torch.inf, logits)
+
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    for every in (1, 4, 16):
+        monkeypatch.setattr(lib.generator, "_checks", lambda request, n=every: n)
+        with pytest.raises(lib.EmptySupportError, match=r"spoil\(\).*row 0.*step 3"):
+            lib.generate(
+                model,
+                torch.tensor([[8]]),
+                pipeline=lib.Pipeline([spoil]),
+                max_new_tokens=20,
+            )
+
+
+def test_a_device_is_waited_for_once_in_so_many_steps(monkeypatch):
+    for module in (lib.pipeline, lib.selection):
+        monkeypatch.setattr(module, "on_host", lambda logits: False)
+    waits = []
+    finite = lib._validate.all_finite
+    monkeypatch.setattr(
+        lib._validate, "all_finite", lambda top: waits.append(1) or finite(top)
+    )
+    monkeypatch.setattr(lib.generator, "_checks", lambda request: 8)
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    settings = {"do_sample": True, "top_k": 2, "max_new_tokens": 32}
+    found = lib.generate(model, torch.tensor([[8]]), **settings)
+    assert found.shape == (1, 33)
+    assert len(waits) == 4
 
 
 def test_a_stream_gives_each_token_before_the_next_is_computed(monkeypatch):

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import NoRepeatNGramLogitsProcessor
 
-from lib import NGramIndex, SamplingSettings, Step, apply_no_repeat_ngram
+from lib import (
+    EmptySupportError,
+    NGramIndex,
+    SamplingSettings,
+    Step,
+    apply_no_repeat_ngram,
+)
 from lib import build_pipeline as build
 
 VOCAB = 4
@@ -168,6 +174,37 @@ def test_the_ban_of_a_pipeline_with_memory_is_the_pure_one(batch, n, data):
         )
         ids = torch.cat([ids, torch.tensor(chosen)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones(rows, 1, dtype=torch.long)], dim=1)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("layout", ["plain", "expanded", "transposed", "with gradient"])
+def test_choosing_with_memory_bans_and_leaves_the_logits_as_they_were(
+    do_sample, layout
+):
+    """The ban is written into the logits and taken back, where nobody can notice."""
+    pipeline = build(SamplingSettings(do_sample=do_sample, no_repeat_ngram_size=2))
+    ids = torch.tensor([[0, 1, 0], [2, 3, 2]])
+    z = torch.tensor([[0.0, 9.0, 1.0, 2.0], [0.0, 1.0, 2.0, 9.0]])
+    if layout == "expanded":
+        ids, z = ids[:1].repeat(2, 1), z[:1].expand(2, -1)
+    elif layout == "transposed":
+        z = z.T.contiguous().T
+    elif layout == "with gradient":
+        z.requires_grad_()
+    u = torch.tensor([0.5, 0.5]).double()
+    before = z.detach().clone()
+    tokens = pipeline.with_memory().choose(Step(ids), z, u)
+    assert torch.equal(tokens, pipeline.choose(Step(ids), z, u))
+    assert tokens[0] != 1
+    assert torch.equal(z, before)
+
+
+def test_logits_are_put_back_after_an_error():
+    pipeline = build(SamplingSettings(no_repeat_ngram_size=1)).with_memory()
+    z = torch.tensor([[1.0, 2.0]])
+    with pytest.raises(EmptySupportError, match="no_repeat_ngram"):
+        pipeline.choose(Step(torch.tensor([[0, 1]])), z, None)
+    assert z.tolist() == [[1.0, 2.0]]
 
 
 def test_a_pipeline_can_serve_two_generations():
