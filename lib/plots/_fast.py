@@ -206,7 +206,7 @@ def timeline(
 def roofline(
     operations: float,
     bandwidth: float,
-    points: Mapping[str, tuple[float, float]],
+    programs: Mapping[str, Mapping[int, tuple[float, float]]],
     *,
     ax: Axes | None = None,
 ) -> None:
@@ -215,13 +215,14 @@ def roofline(
     Args:
         operations: floating-point operations a second, at best.
         bandwidth: bytes read a second, at best.
-        points: by label, operations a byte and operations a second.
+        programs: for each its name, and by batch its operations a byte and its
+            operations a second.
         ax: where to draw; None makes a figure and shows it.
     """
     ridge = operations / bandwidth
-    intensities = [x for x, _ in points.values()]
+    intensities = [x for points in programs.values() for x, _ in points.values()]
     low = min([0.2, *intensities]) / 2
-    high = max([ridge * 8, *intensities]) * 2
+    high = max([ridge * 4, *intensities]) * 2
     with drawing(ax) as axes:
         axes.plot(
             [low, ridge, high],
@@ -229,18 +230,34 @@ def roofline(
             color="C0",
         )
         axes.axvline(ridge, color=REST, linewidth=1, linestyle=":")
-        for label, (intensity, speed) in points.items():
-            axes.plot(intensity, speed / 1e9, "o", color="C1", markersize=5)
-            axes.annotate(
-                label,
-                (intensity, speed / 1e9),
-                xytext=(0, -13),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
+        for number, (name, points) in enumerate(programs.items()):
+            x, y = zip(*points.values(), strict=True)
+            axes.plot(
+                x,
+                [speed / 1e9 for speed in y],
+                "os"[number % 2],
+                color=f"C{number + 1}",
+                markersize=5,
+                label=name,
             )
+            if number == 0:
+                # The others would lie on the points of the other programs.
+                shown = list(points) if len(programs) == 1 else [*points][:: len(x) - 1]
+                for batch in shown:
+                    intensity, speed = points[batch]
+                    axes.annotate(
+                        str(batch),
+                        (intensity, speed / 1e9),
+                        xytext=(0, -14),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=9,
+                    )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.set_xlim(low, high)
         axes.set_xlabel("operations per byte")
         axes.set_ylabel("billion operations per second")
+        if len(programs) > 1:
+            axes.legend(loc="upper left")
