@@ -137,7 +137,7 @@ def race(function: Callable[[Tensor, Tensor], Any]) -> Result:
 def _in_blocks(z: Tensor, size: int) -> Tensor:
     """``(..., vocab)`` -> ``(..., blocks, size)``, the last block filled with -inf."""
     missing = -z.shape[-1] % size
-    return F.pad(z, (0, missing), value=-INF).unflatten(-1, (-1, size))
+    return F.pad(z, (0, missing), value=-INF).reshape(*z.shape[:-1], -1, size)
 
 
 def _block_cut(z: Tensor, count: int, size: int) -> Tensor:
@@ -170,7 +170,7 @@ def _does_not_divide(failure: Failure) -> bool:
 
 
 def _cropped(z: Tensor, size: int) -> Tensor:
-    return z[..., : z.shape[-1] // size * size].unflatten(-1, (-1, size)).amax(-1)
+    return _in_blocks(z[..., : z.shape[-1] // size * size], size).amax(-1)
 
 
 def _every_so_many(z: Tensor, size: int) -> Tensor:

@@ -219,6 +219,8 @@ def roofline(
             operations a second.
         ax: where to draw; None makes a figure and shows it.
     """
+    from matplotlib.ticker import LogLocator
+
     ridge = operations / bandwidth
     intensities = [x for points in programs.values() for x, _ in points.values()]
     low = min([0.2, *intensities]) / 2
@@ -241,20 +243,22 @@ def roofline(
                 label=name,
             )
             if number == 0:
-                # The others would lie on the points of the other programs.
-                shown = list(points) if len(programs) == 1 else [*points][:: len(x) - 1]
+                # Others would lie on the points of the next program.
+                shown = [*points] if len(programs) == 1 else [*points][:: len(x) - 1]
                 for batch in shown:
                     intensity, speed = points[batch]
                     axes.annotate(
                         str(batch),
                         (intensity, speed / 1e9),
-                        xytext=(0, -14),
+                        xytext=(5, -11),
                         textcoords="offset points",
-                        ha="center",
                         fontsize=9,
                     )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_xlim(low, high)
         axes.set_xlabel("operations per byte")
