@@ -1,133 +1,279 @@
-"""Truncation and sampling on the few best tokens instead of the whole vocabulary.
+"""Truncation on the few tokens that can be kept instead of the whole vocabulary.
 
-Top-k and top-p keep a prefix of the ranked tokens, so that the tail need not be
-sorted: it is enough to know the best few, and how much mass lies beyond them. Every
-function here has a dense twin, a public stage, to which tests hold it equal. Where a
-row needs more candidates than were taken (a flat distribution, a tie that goes on),
-the row is done again with more, in the end with all.
+Top-k and top-p keep a prefix of the ranked tokens. To find it, no vocabulary need be
+ranked: a *cut* is enough, a logit below which no kept token lies. One look at each
+token collects those above the cut, and the rule is applied to them alone. Every
+function here has a dense twin, a public stage, to which tests hold it equal; a row for
+which a cut cannot be trusted is *short*, and left to the dense stages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lib.distribution import temperature_stage
-from lib.selection import accumulate_in, sample_stage
-from lib.truncation import crossing_rank
+from lib.distribution import depths, temperature_stage
+from lib.selection import masses
+from lib.truncation import mass_to_reach
 
-_GROWTH = 16
+_BLOCK = 64  # tokens a block: few enough blocks, and each is read at memory speed
+_SAMPLED = 3072  # tokens from which the tail's mass is estimated
+_HEAD = 16  # the most probable of these, too few to tell how much mass there is
+_CAUTION = 0.8  # of the mass that top-p removes: how much a cut removes
+# How far two sums of masses in float32 may together be off, as a share of all mass.
+# Each mass is off by 2^-23 of itself through exp, and by |z - max| 2^-24 through the
+# difference. The second adds up to (H + log p_max) 2^-24 <= log(vocab) 2^-24 of all
+# mass, which leaves room up to a vocabulary of a million.
+_DOUBT = 2.0**-19
+
+# On few numbers the time goes into calls, and a call of NumPy takes a fraction of one
+# of PyTorch. The exponential is PyTorch's, so that it rounds as in the dense stages.
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The best tokens of each row, as the stages so far have left them.
+class Whole:
+    """Rows from which nothing has been removed.
 
     Args:
-        values: their logits in descending order, ``(rows, K)``; -inf once removed.
-        ids: their token ids, ``(rows, K)``.
-        dense: computes the whole rows, ``(rows, vocab)``; None when all that is not
-            among the candidates is removed.
-        short: ``(rows,)``, True where K candidates did not suffice.
+        logits: ``(rows, vocab)``.
+        temperatures: those that are still to be applied, in order.
     """
 
-    values: Tensor
-    ids: Tensor
-    dense: Callable[[], Tensor] | None
-    short: Tensor
+    logits: Tensor
+    temperatures: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Few:
+    """Rows from which all but a few tokens have been removed.
+
+    Args:
+        ids: token ids in ascending order, ``(rows, count)``.
+        values: their logits; -inf in places that hold no token.
+        masses: their ``exp(value - maximum)`` in float64; 0 once removed.
+        least: tokens with a lower value have been removed, ``(rows, 1)``.
+        short: True where tokens may be missing, ``(rows,)``.
+    """
+
+    ids: Array
+    values: Array
+    masses: Array
+    least: Array
+    short: Array
+
+
+Candidates = Whole | Few
 CandidateStage = Callable[[Candidates], Candidates]
 
 
-def choose(
-    logits: Tensor, stages: Sequence[CandidateStage], u: Tensor, count: int
-) -> Tensor:
-    """Run stages on the ``count`` best tokens and sample: int64 ``(rows,)``.
+def choose(logits: Tensor, stages: Sequence[CandidateStage], u: Tensor) -> Array:
+    """Run stages on candidates and sample: int64 ``(rows,)``.
 
     Args:
-        logits: float tensor ``(rows, vocab)``.
-        stages: in order; at least one must truncate.
+        logits: float32 or float64 ``(rows, vocab)``, on the CPU.
+        stages: in order.
         u: uniforms in [0, 1), ``(rows,)``.
-        count: how many candidates to begin with.
 
     Returns:
-        The tokens that the dense stages and ``sample`` give; -1 in rows for which the
-        vocabulary would have to be ranked as a whole.
+        The tokens that the dense stages and ``sample`` give; -1 in rows that are left
+        to these.
     """
-    if count >= logits.shape[-1]:
-        return torch.full(u.shape, -1, dtype=torch.long, device=logits.device)
-    tokens = _attempt(logits, stages, u, count)
-    short = (tokens < 0).nonzero().flatten()
-    if len(short):
-        tokens[short] = choose(
-            logits[short], stages, u[short.to(u.device)], count * _GROWTH
+    kept: Candidates = Whole(logits.detach())
+    luck = u.double().numpy()[:, None]
+    # Rows that have ended may hold nothing, and below the lowest number is -inf.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for stage in stages:
+            kept = stage(kept)
+        return (
+            _sample_whole(kept, luck)
+            if isinstance(kept, Whole)
+            else _sample_few(kept, luck)
         )
-    return tokens
-
-
-def _attempt(
-    logits: Tensor, stages: Sequence[CandidateStage], u: Tensor, count: int
-) -> Tensor:
-    """One try with ``count`` candidates; -1 in rows for which they do not suffice."""
-    values, ids = logits.topk(count, dim=-1)
-    short = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-    kept = Candidates(values, ids, lambda: logits, short)
-    for stage in stages:
-        kept = stage(kept)
-    if kept.dense is not None:  # no stage has cut the tail off
-        kept = _all_short(kept)
-    # Sampling runs in id order, so that rounding is that of the dense sum.
-    ids, order = kept.ids.sort(dim=-1)
-    place = sample_stage(kept.values.gather(-1, order), u)
-    return ids.gather(-1, place[:, None]).squeeze(-1).masked_fill(kept.short, -1)
 
 
 def temperature_candidates(kept: Candidates, temperature: float) -> Candidates:
-    """The twin of ``apply_temperature``: the first candidate is the row's maximum."""
-    dense = kept.dense
-    return replace(
-        kept,
-        values=temperature_stage(kept.values, temperature),
-        dense=dense and (lambda: temperature_stage(dense(), temperature)),
-    )
+    """The twin of ``apply_temperature``; waits until it is known for which tokens."""
+    if isinstance(kept, Whole):
+        return Whole(kept.logits, (*kept.temperatures, temperature))
+    values = np.where(kept.values < kept.least, -np.inf, kept.values)
+    values = _scale(values, temperature)
+    none = np.full_like(kept.least, -np.inf)
+    return Few(kept.ids, values, _masses(values), none, kept.short)
 
 
 def top_k_candidates(kept: Candidates, top_k: int) -> Candidates:
-    """The twin of ``apply_top_k``."""
-    width = kept.values.shape[-1]
-    if top_k > width:
-        return kept if kept.dense is None else _all_short(kept)
-    return _cut(kept, kept.values[:, top_k - 1 : top_k])
+    """The twin of ``apply_top_k``.
+
+    The k largest of the blocks' maxima are k tokens: the k-th of them is a cut.
+    """
+    if isinstance(kept, Few):
+        return _truncate(kept, _kth_largest(kept.values, top_k))
+    rows, vocab = kept.logits.shape
+    if top_k >= vocab:
+        return kept
+    block = max(1, min(_BLOCK, vocab // (4 * top_k)))
+    blocks = kept.logits[:, : vocab // block * block].view(rows, -1, block)
+    cut = _kth_largest(blocks.amax(dim=-1).numpy(), top_k)
+    ids, values = _above(kept.logits.numpy(), cut)
+    values = reduce(_scale, kept.temperatures, values)
+    few, beyond = _few(ids, values, _masses(values))
+    return _truncate(few, _kth_largest(few.values, top_k), beyond)
 
 
 def top_p_candidates(kept: Candidates, top_p: float) -> Candidates:
     """The twin of ``apply_top_p``: the tail enters through its mass alone."""
     if top_p == 1.0:
         return kept
-    ranked = accumulate_in(kept.values)
-    total = None
-    if kept.dense is not None:
-        dense = accumulate_in(kept.dense())
-        total = (dense - ranked[:, :1]).exp().sum(dim=-1, keepdim=True)
-    rank = crossing_rank(ranked, top_p, total)
-    # Where the mass is not reached, the last candidate's class goes on for all we know.
-    rank = rank.clamp_max(kept.values.shape[-1] - 1).to(kept.ids.device)
-    return _cut(kept, kept.values.gather(-1, rank))
+    share = mass_to_reach(top_p)
+    if isinstance(kept, Few):
+        ranked = _descending(kept.values)
+        mass = _sums(_descending(kept.masses))
+        return _truncate(kept, _at(ranked, mass >= share * mass[:, -1:]))
+    logits = reduce(temperature_stage, kept.temperatures, kept.logits)
+    every = masses(logits)
+    total = every.sum(dim=-1, keepdim=True).numpy()
+    cut = _tail_cut(logits, every.numpy(), _CAUTION * (1 - top_p) * total)
+    ids, values = _above(logits.numpy(), cut)
+    few, beyond = _few(ids, values, every.gather(-1, torch.from_numpy(ids)).numpy())
+    ranked = _descending(few.values)
+    mass = _sums(_masses(ranked))
+    # The dense stage adds in another order, which makes a difference of at most:
+    doubt = every.shape[-1] * np.finfo(np.float64).eps * total
+    reached = mass >= share * total + doubt
+    unsure = reached != (mass >= share * total - doubt)
+    short = unsure.any(axis=-1) | ~reached[:, -1]
+    few = Few(few.ids, few.values, few.masses, few.least, short)
+    return _truncate(few, _at(ranked, reached), beyond)
 
 
-def _all_short(kept: Candidates) -> Candidates:
-    return replace(kept, short=torch.ones_like(kept.short))
+def _tail_cut(logits: Tensor, every: Array, mass: Array) -> Array:
+    """A logit below which about ``mass`` of the masses lies, ``(rows, 1)``.
+
+    A sample says so, which misses the head of a distribution, but knows its tail.
+    """
+    stride = max(1, every.shape[-1] // _SAMPLED)
+    sample = np.sort(every[:, ::stride], axis=-1)
+    sample = sample[:, : max(1, sample.shape[-1] - _HEAD)].copy()
+    begins = _at(sample, stride * _sums(sample) >= mass)
+    depth: Array = np.log(np.maximum(begins, np.finfo(begins.dtype).tiny))
+    top = logits.amax(dim=-1, keepdim=True).numpy()
+    cut: Array = top + depth.astype(top.dtype)
+    return cut
 
 
-def _cut(kept: Candidates, threshold: Tensor) -> Candidates:
-    """Remove what is below the threshold; a tie at the last place may go on beyond."""
-    short = kept.short
-    if kept.dense is not None:
-        goes_on = (kept.values[:, -1:] == threshold) & (threshold > -torch.inf)
-        short = short | goes_on.flatten()
-    values = kept.values.masked_fill(kept.values < threshold, -torch.inf)
-    return Candidates(values, kept.ids, None, short)
+def _above(logits: Array, cut: Array) -> tuple[Array, Array]:
+    """The tokens at or above the cut: ids and logits, each ``(rows, count + 1)``.
+
+    Rows with fewer tokens than others are filled up with -inf. The last column is a
+    bound on all other logits, which is to be scaled and rounded as the tokens are.
+    """
+    cut = np.maximum(cut, np.finfo(logits.dtype).min)  # no removed tokens
+    found = [np.flatnonzero(row) for row in logits >= cut]
+    width = 1 + max(map(len, found))
+    ids = np.zeros((len(found), width), np.int64)
+    values = np.full((len(found), width), -np.inf, logits.dtype)
+    for row, tokens in enumerate(found):
+        ids[row, : len(tokens)] = tokens
+        values[row, : len(tokens)] = logits[row, tokens]
+    values[:, -1:] = np.nextafter(cut, -np.inf)
+    return ids, values
+
+
+def _few(ids: Array, values: Array, mass: Array) -> tuple[Few, Array]:
+    """What ``_above`` has found, and the bound taken out of it, ``(rows, 1)``."""
+    beyond = values[:, -1:].copy()
+    values[:, -1] = -np.inf
+    least = np.full_like(beyond, -np.inf)
+    return Few(ids, values, mass, least, np.zeros(len(ids), np.bool_)), beyond
+
+
+def _truncate(few: Few, threshold: Array, beyond: Array | None = None) -> Few:
+    """Remove what is below the threshold.
+
+    Where tokens that are not among these may reach the threshold, the row is short.
+    """
+    short = few.short
+    if beyond is not None:
+        short = short | ((threshold <= beyond) & (beyond > -np.inf))[:, 0]
+    least = np.maximum(few.least, threshold)
+    mass = few.masses * (few.values >= least)
+    return Few(few.ids, few.values, mass, least, short)
+
+
+def _sample_few(kept: Few, u: Array) -> Array:
+    """The twin of ``sample``: removed tokens add exact zeros to the dense sum."""
+    mass = _sums(kept.masses)
+    tokens = _at(kept.ids, mass > u * mass[:, -1:])
+    return np.where(kept.short, -1, tokens[:, 0])
+
+
+def _sample_whole(kept: Whole, u: Array) -> Array:
+    """The twin of ``sample`` on all tokens, in float32 as long as that decides.
+
+    Masses are summed by blocks, and token by token in the block that u falls into.
+    """
+    *before, last = kept.temperatures or (1.0,)
+    logits = reduce(temperature_stage, before, kept.logits)
+    rows, vocab = logits.shape
+    mass = logits.new_zeros((rows, -(-vocab // _BLOCK) * _BLOCK))
+    torch.exp(depths(logits, last), out=mass[:, :vocab])
+    blocks = mass.view(rows, -1, _BLOCK)
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1).numpy()
+    target = u * ends[:, -1:]
+    row = np.arange(rows)
+    block = (ends > target).argmax(axis=-1)
+    begin = np.where(block > 0, ends[row, block - 1], 0.0)[:, None]
+    inside = begin + blocks.numpy()[row, block].cumsum(axis=-1, dtype=np.float64)
+    token = block * _BLOCK + (inside > target).argmax(axis=-1)
+    edges = np.concatenate([begin, inside], axis=-1)
+    unsure = np.abs(edges - target) <= _DOUBT * ends[:, -1:]
+    return np.where(unsure.any(axis=-1), -1, token)
+
+
+def _scale(values: Array, temperature: float) -> Array:
+    """The twin of ``temperature_stage`` for rows that hold their maximum."""
+    if temperature == 1.0:
+        return values
+    limits = np.finfo(values.dtype)
+    divisor = min(max(temperature, float(limits.tiny)), float(limits.max))
+    shifted = values - values.max(axis=-1, keepdims=True)
+    scaled = np.maximum(shifted / values.dtype.type(divisor), limits.min)
+    return np.asarray(np.minimum(scaled, values - limits.min))
+
+
+def _masses(values: Array) -> Array:
+    """The twin of ``masses`` for rows that hold their maximum."""
+    wide = values.astype(np.float64, order="C")
+    wide -= wide.max(axis=-1, keepdims=True)
+    torch.from_numpy(wide).exp_()
+    return wide
+
+
+def _sums(mass: Array) -> Array:
+    """Cumulative sums; PyTorch's are faster, and the order is the same."""
+    sums: Array = torch.from_numpy(mass).cumsum(dim=-1).numpy()
+    return sums
+
+
+def _descending(values: Array) -> Array:
+    return np.ascontiguousarray(np.sort(values, axis=-1)[:, ::-1])
+
+
+def _kth_largest(values: Array, k: int) -> Array:
+    """The k-th largest value of each row, or the least where there are fewer."""
+    place = max(0, values.shape[-1] - k)
+    return np.partition(values, place, axis=-1)[:, place, None]
+
+
+def _at(values: Array, reached: Array) -> Array:
+    """The first value of each row at which an aim is reached; else the last."""
+    reached[:, -1] = True
+    return values[np.arange(len(values)), reached.argmax(axis=-1), None]

@@ -114,15 +114,22 @@ def temperature_stage(logits: Tensor, temperature: float) -> Tensor:
     """``apply_temperature`` without its checks."""
     if temperature == 1.0:
         return logits.clone()
-    wide = _widened(logits)
-    shifted = wide - wide.amax(dim=-1, keepdim=True)
-    # Float32 cannot hold a divisor below 1e-45 or above 3e38, nor every quotient: a
-    # removed token is the only one that may become -inf.
-    limits = torch.finfo(wide.dtype)
-    divisor = min(max(temperature, limits.tiny), limits.max)
-    scaled = (shifted / divisor).to(logits.dtype)
+    scaled = depths(_widened(logits), temperature).to(logits.dtype)
     lowest = torch.finfo(logits.dtype).min
-    return scaled.clamp_min(lowest).masked_fill(logits == -torch.inf, -torch.inf)
+    # A removed token is the only one that may become -inf. Minus the lowest number a
+    # finite logit is not negative, so that it does not count in the minimum, and a
+    # removed one is still -inf. (A mask would take five times as long.)
+    return torch.minimum(scaled.clamp_min_(lowest), logits - lowest)
+
+
+def depths(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r""":math:`(z_v - \max_w z_w) / T`; may overflow to -inf."""
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    if temperature == 1.0:
+        return shifted
+    # Float32 cannot hold a divisor below 1e-45 or above 3e38.
+    limits = torch.finfo(logits.dtype)
+    return shifted.div_(min(max(temperature, limits.tiny), limits.max))
 
 
 def _widened(logits: Tensor) -> Tensor:

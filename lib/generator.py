@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack, overload
 
 import torch
@@ -13,7 +13,7 @@ from lib import _validate
 from lib.forward import CachedForward, device_of
 from lib.gpt2 import GPT2Forward, supports
 from lib.luck import uniforms
-from lib.pipeline import Pipeline, Step, Watch
+from lib.pipeline import Checks, Pipeline, Step, Watch
 from lib.request import Arguments, Request, TextArguments, prepare
 from lib.selection import sum_device
 
@@ -218,7 +218,8 @@ def run(
     place of those of the request's seeds. Whether all rows have ended is looked up
     after every ``check_every`` steps, which are then emitted together.
     """
-    loop = _Loop(request, watch, luck or luck_of(request))
+    device = sum_device(request.decoder_input_ids)
+    loop = _Loop(request, watch, luck or luck_of(request, device))
     while not loop.finished:
         yield from loop.advance(check_every)
 
@@ -229,8 +230,13 @@ def _checks(request: Request) -> int:
     return 1 if cpu else _ACCELERATOR_CHECKS
 
 
-def luck_of(request: Request) -> Callable[[int], Tensor]:
-    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps."""
+def luck_of(
+    request: Request, device: torch.device | None = None
+) -> Callable[[int], Tensor]:
+    """The uniforms of each step, float64 ``(rows,)``, drawn in blocks of steps.
+
+    A block goes to the device as one, since the loop may have to wait for it there.
+    """
     block = torch.empty(0)
 
     def at(index: int) -> Tensor:
@@ -240,7 +246,7 @@ def luck_of(request: Request) -> Callable[[int], Tensor]:
             samples = range(request.samples)
             block = torch.cat(
                 [uniforms(seed, samples, ahead) for seed in request.seeds]
-            )
+            ).to(device)
         return block[:, index % _LUCK_BLOCK]
 
     return at
@@ -279,7 +285,11 @@ class _Loop:
 
     def advance(self, most: int) -> list[Emitted]:
         """Take up to ``most`` steps: those before which some row was alive."""
-        steps = [self._step() for _ in range(min(most, self._last - self._length))]
+        later: Checks | None = None if most == 1 else []
+        steps = [self._step(later) for _ in range(min(most, self._last - self._length))]
+        if later and not _validate.all_finite(torch.cat([top for _, top in later])):
+            for check, top in later:
+                check(top)
         self.finished = self._length == self._last
         if not self._may_end:
             return steps
@@ -288,8 +298,11 @@ class _Loop:
         self.finished |= not go_on
         return [step for step, wanted in zip(steps, real, strict=True) if wanted]
 
-    def _step(self) -> Emitted:
-        """Choose one token a row, and note which rows end with it."""
+    def _step(self, later: Checks | None) -> Emitted:
+        """Choose one token a row, and note which rows end with it.
+
+        Where there is a list for ``later``, checks are put there (see ``Step``).
+        """
         raw = final = None
         index, live = self._length - self._first, ~self._ended
         u = self._luck(index) if self._pipeline.do_sample else None
@@ -298,6 +311,7 @@ class _Loop:
             mask = None if self._mask is None else self._mask[:, : self._length]
             logits = self._forward.logits(ids, mask)
             step = Step(ids, mask, index, live=live if self._may_end else None)
+            step = step if later is None else replace(step, later=later)
             u = None if u is None else u.to(sum_device(logits))
             if self._watch is None:
                 chosen = self._pipeline.choose(step, logits, u)

@@ -162,7 +162,7 @@ def supports(model: Any) -> bool:
     Hooks, adapters, quantised layers, cross-attention, other scales of attention and
     autocast all change what a forward step does, and are left to the model itself.
     """
-    if type(model).__name__ != "GPT2LMHeadModel":
+    if type(model).__name__ != "GPT2LMHeadModel":  # imports nothing for the others
         return False
     config = model.config
     return (
@@ -170,7 +170,7 @@ def supports(model: Any) -> bool:
         and config.scale_attn_weights
         and not config.scale_attn_by_inverse_layer_idx
         and config.activation_function in _GELU
-        and all(map(_is_plain, model.modules()))
+        and all(_is_plain(m, config.activation_function) for m in model.modules())
         and _same_kind(list(model.parameters()))
         and not torch.is_autocast_enabled("cpu")
     )
@@ -184,25 +184,23 @@ def _same_kind(parameters: list[Tensor]) -> bool:
     )
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain(module: Any, activation: str) -> bool:
     """Whether a module does what its class says, and the class is one of GPT-2's."""
-    return type(module) in _classes() and not (
+    return type(module) in _classes(activation) and not (
         module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     )
 
 
 @cache
-def _classes() -> frozenset[type]:
-    from transformers import activations
+def _classes(activation: str) -> frozenset[type]:
+    from transformers.activations import ACT2FN
     from transformers.models.gpt2 import modeling_gpt2 as gpt2
     from transformers.pytorch_utils import Conv1D
 
-    acts = {type(activations.ACT2FN[name]) for name in _GELU}
-    torchs = {nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear}
-    parts = {gpt2.GPT2Model, gpt2.GPT2Block, gpt2.GPT2Attention, gpt2.GPT2MLP}
-    return frozenset(
-        {gpt2.GPT2LMHeadModel, Conv1D, PackedLinear} | acts | torchs | parts
-    )
+    classes: set[type] = {gpt2.GPT2LMHeadModel, gpt2.GPT2Model, gpt2.GPT2Block}
+    classes |= {gpt2.GPT2Attention, gpt2.GPT2MLP, Conv1D, PackedLinear}
+    classes |= {nn.Embedding, nn.Dropout, nn.ModuleList, nn.LayerNorm, nn.Linear}
+    return frozenset(classes | {type(ACT2FN[activation])})
 
 
 # --- weights in the order in which they are read --------------------------------------
@@ -223,10 +221,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, "none", [], ""
-        )
-        return y
+        return _packed_affine(self.bias, self.packed, x)
 
     def _save_to_state_dict(self, *_: Any) -> None:
         raise RuntimeError(
@@ -234,6 +229,7 @@ class PackedLinear(nn.Module):
         )
 
 
+@torch.no_grad()
 def pack(model: Any) -> None:
     """Replace a plain GPT-2's matrices by packed ones, once and for all.
 
@@ -293,7 +289,8 @@ def _linears(model: Any) -> Iterator[Function]:
         if isinstance(linear, PackedLinear):
             yield linear.forward
         elif copies is not None:
-            yield PackedLinear(_current(copies, index, linear), linear.bias).forward
+            packed = _current(copies, index, linear)
+            yield partial(_packed_affine, linear.bias, packed)
         elif isinstance(linear, nn.Linear):
             yield partial(F.linear, weight=linear.weight, bias=linear.bias)
         else:
@@ -302,6 +299,11 @@ def _linears(model: Any) -> Iterator[Function]:
 
 def _affine(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     return torch.addmm(bias, x, weight)
+
+
+def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
 
 
 def _current(
@@ -333,8 +335,8 @@ def _packed(weight: Tensor) -> Tensor:
 def _can_pack(dtype: torch.dtype) -> bool:
     """Whether this version of PyTorch has the operators, and this CPU the dtype."""
     try:
-        layer = PackedLinear(_packed(torch.ones(2, 2, dtype=dtype)), None)
-        return bool((layer.forward(torch.ones(1, 2, dtype=dtype)) == 2).all())
+        ones = torch.ones(2, 2, dtype=dtype)
+        return bool((_packed_affine(None, _packed(ones), ones) == 2).all())
     except (AttributeError, RuntimeError):
         return False
 

@@ -9,8 +9,10 @@ with a stage of one's own, is built by hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +30,10 @@ from lib.candidates import (
 )
 from lib.distribution import check_temperature, temperature_stage
 from lib.repetition import NGramIndex, check_ngram_size, no_repeat_ngram_stage
-from lib.selection import check_uniforms, greedy_stage, sample_stage
+from lib.selection import check_uniforms, greedy_stage, on_host, sample_stage
 from lib.truncation import check_top_k, check_top_p, top_k_stage, top_p_stage
+
+_AT_A_TIME = 2**20  # logits: what is made of them should stay in the cache
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class SamplingSettings:
         object.__setattr__(self, "eos_token_id", ids)
 
 
+Checks = list[tuple[Callable[[Tensor], None], Tensor]]
+
+
 @dataclass(frozen=True)
 class Step:
     """What a stage may look at besides the logits.
@@ -89,12 +96,16 @@ class Step:
         index: number of new tokens so far; None where nobody counts.
         live: ``(rows,)``, False for rows that have ended, whose logits no longer
             matter; None where all are alive.
+        later: takes the checks that would wait for an accelerator, each with the
+            maxima of the rows, ``(rows, 1)``, which are all that it looks at; None
+            where they are made at once.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None = None
     index: int | None = None
     live: Tensor | None = None
+    later: Checks | None = None
 
 
 StageFunction = Callable[[Step, Tensor], Tensor]
@@ -206,17 +217,29 @@ class Pipeline:
         that can work on the few best candidates do so.
         """
         dense, tail = _split(self.stages)
-        if not self.do_sample or u is None or not tail:
-            return self.select(self.process(step, logits), u)
-        logits = _run(dense, step, _checked(step, logits))
-        few = [stage.on_candidates for stage in tail if stage.on_candidates]
-        tokens = choose(logits, few, u, _first_count(tail))
-        left = (tokens < 0).nonzero().flatten()
-        if len(left):  # rows whose nucleus, or whose ties, go through the vocabulary
-            tokens[left] = self.select(
-                _run(tail, step, logits[left]), u[left.to(u.device)]
-            )
-        return tokens
+        logits = _checked(step, logits)
+        ban = dense[-1].function if dense else None
+        if not isinstance(ban, _RememberedBan) or not _may_be_held(logits):
+            return self._choose(tail, step, _run(dense, step, logits), u)
+        with ban.applied(step, _run(dense[:-1], step, logits)) as banned:
+            _check_later(dense[-1], step, banned)
+            return self._choose(tail, step, banned, u)
+
+    def _choose(
+        self, tail: Sequence[Stage], step: Step, logits: Tensor, u: Tensor | None
+    ) -> Tensor:
+        """Run the stages that need not see the whole vocabulary, and select."""
+        if not self.do_sample or u is None:
+            return self.select(_run(tail, step, logits), u)
+        if not on_host(logits):
+            return sample_stage(_run(tail, step, logits), u)
+        rows = max(1, _AT_A_TIME // logits.shape[-1])
+        return torch.cat(
+            [
+                _draw(tail, step, logits[at : at + rows], u[at : at + rows])
+                for at in range(0, len(logits), rows)
+            ]
+        )
 
     def select(self, logits: Tensor, u: Tensor | None) -> Tensor:
         """Choose from processed logits, ``(rows, vocab)`` -> int64 ``(rows,)``."""
@@ -332,37 +355,51 @@ def _run(
     for stage in stages:
         before, logits = logits, stage(step, logits)
         if stage.may_empty:
-            _check_output(stage, step, logits)
+            _check_later(stage, step, logits)
         if watch is not None:
             watch(stage, before, logits)
     return logits
 
 
 def _split(stages: Sequence[Stage]) -> tuple[Sequence[Stage], Sequence[Stage]]:
-    """Stages that need the whole vocabulary, and those after them that need not.
-
-    The second part is empty unless it truncates: temperature alone removes nothing.
-    """
+    """Stages that need the whole vocabulary, and those after them that may not."""
     first = len(stages)
     while first and stages[first - 1].on_candidates is not None:
         first -= 1
-    tail = stages[first:]
-    truncates = any(stage.name != "temperature" for stage in tail)
-    return (stages[:first], tail) if truncates else (stages, [])
+    return stages[:first], stages[first:]
 
 
-def _first_count(stages: Sequence[Stage]) -> int:
-    """Candidates to begin with: enough for top_k and a few ties, or a usual nucleus."""
-    wanted: list[int] = [stage.settings.get("top_k", 0) for stage in stages]
-    return 16 + max(48, *wanted)
+def _draw(stages: Sequence[Stage], step: Step, logits: Tensor, u: Tensor) -> Tensor:
+    """Run stages and sample, on candidates where these suffice."""
+    few = [stage.on_candidates for stage in stages if stage.on_candidates]
+    tokens = choose(logits, few, u)
+    left = (tokens < 0).nonzero()[0]
+    if len(left):
+        dense = _run(stages, step, logits[left])
+        tokens[left] = sample_stage(dense, u[left]).numpy()
+    return torch.from_numpy(tokens)
+
+
+def _check_later(stage: Stage, step: Step, logits: Tensor) -> None:
+    _now_or_later(partial(_check_output, stage, step), step, logits)
+
+
+def _now_or_later(check: Callable[[Tensor], None], step: Step, logits: Tensor) -> None:
+    if step.later is None:
+        check(logits)
+    else:
+        step.later.append((check, logits.amax(dim=-1, keepdim=True)))
+
+
+def _may_be_held(logits: Tensor) -> bool:
+    """Whether a few numbers may be written, and put back, without anyone noticing."""
+    frozen = logits.is_inference() and not torch.is_inference_mode_enabled()
+    return logits.is_contiguous() and not (logits.requires_grad or frozen)
 
 
 def _checked(step: Step, logits: Tensor) -> Tensor:
     """A model's logits, in at least float32."""
-    try:
-        logits = _validate.logits(logits, stage="model")
-    except ValueError as error:
-        raise type(error)(f"{error}{_at(step)}") from None
+    _now_or_later(partial(_check_input, step), step, logits)
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return logits.float() if half else logits
 
@@ -402,6 +439,13 @@ class _RememberedBan:
         self._length = 0
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
+        places = self.places(step, logits)
+        if places is None:
+            return logits
+        return logits.index_put(places, logits.new_tensor(-torch.inf))
+
+    def places(self, step: Step, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What is banned at this step: rows and tokens, or None."""
         ids, mask = step.input_ids, step.attention_mask
         if not self._rows:
             self._rows = [NGramIndex(self._n) for _ in range(ids.shape[0])]
@@ -419,13 +463,27 @@ class _RememberedBan:
             if token < logits.shape[-1]
         ]
         if not banned:
-            return logits
-        rows, tokens = zip(*banned, strict=True)
-        where = (
-            torch.tensor(rows, device=logits.device),
-            torch.tensor(tokens, device=logits.device),
-        )
-        return logits.index_put(where, logits.new_tensor(-torch.inf))
+            return None
+        rows, tokens = torch.tensor(banned, device=logits.device).unbind(dim=-1)
+        return rows, tokens
+
+    @contextmanager
+    def applied(self, step: Step, logits: Tensor) -> Iterator[Tensor]:
+        """The ban for as long as the block lasts.
+
+        A ban touches a token or two. To write these and to put them back takes a small
+        part of the time of copying the vocabulary.
+        """
+        places = self.places(step, logits)
+        if places is None:
+            yield logits
+            return
+        held = logits[places]
+        logits.index_put_(places, logits.new_tensor(-torch.inf))
+        try:
+            yield logits
+        finally:
+            logits.index_put_(places, held)
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
@@ -441,13 +499,23 @@ def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
     return Stage(name, lambda step, logits: function(step.input_ids, logits))
 
 
+def _check_input(step: Step, logits: Tensor) -> None:
+    """Refuse what no model should give."""
+    try:
+        _validate.logits(logits, stage="model")
+    except ValueError as error:
+        raise type(error)(f"{error}{_at(step)}") from None
+
+
 def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:
     """Refuse NaN, +inf and rows without tokens where a stage may have made them."""
     top = logits.amax(dim=-1)
+    if _validate.all_finite(top):
+        return
     if step.live is not None:
         top = top.masked_fill(~step.live, 0.0)
-    if bool((top.abs() < torch.inf).all()):
-        return
+        if _validate.all_finite(top):
+            return
     if bool((top == -torch.inf).any()):
         row = _validate.first_row(top == -torch.inf)
         raise EmptySupportError(

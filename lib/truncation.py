@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lib import _validate
-from lib.selection import accumulate_in
+from lib.selection import masses, on_host
 
 
 def apply_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -82,7 +83,7 @@ def top_k_stage(logits: Tensor, top_k: int) -> Tensor:
     """``apply_top_k`` without its checks."""
     if top_k == 0 or top_k >= logits.shape[-1]:
         return logits.clone()
-    threshold = logits.topk(top_k, dim=-1).values[..., -1:]
+    threshold = kth_largest(logits, top_k)
     return logits.masked_fill(logits < threshold, -torch.inf)
 
 
@@ -90,27 +91,33 @@ def top_p_stage(logits: Tensor, top_p: float) -> Tensor:
     """``apply_top_p`` without its checks."""
     if top_p == 1.0:  # a float sum of the whole mass may fall on either side of 1
         return logits.clone()
-    ranked = logits.sort(dim=-1, descending=True).values
-    rank = crossing_rank(accumulate_in(ranked), top_p).to(logits.device)
-    threshold = ranked.gather(-1, rank.clamp_max(logits.shape[-1] - 1))
-    return logits.masked_fill(logits < threshold, -torch.inf)
+    ranked = descending(logits)
+    mass = masses(ranked).cumsum(dim=-1)
+    rank = (mass < mass_to_reach(top_p) * mass[..., -1:]).sum(dim=-1, keepdim=True)
+    rank = rank.clamp_max(logits.shape[-1] - 1).to(logits.device)
+    return logits.masked_fill(logits < ranked.gather(-1, rank), -torch.inf)
 
 
-def crossing_rank(ranked: Tensor, top_p: float, total: Tensor | None = None) -> Tensor:
-    """The rank at which the mass reaches ``top_p``, that rank included.
+def mass_to_reach(top_p: float) -> float:
+    """The share at which ``top_p`` counts as reached: sums round.
 
-    A mass within 1e-12 of ``top_p`` has reached it: sums of the same numbers in
-    another order, which differ by less, cross at the same token.
-
-    Args:
-        ranked: logits in descending order, float64 ``(..., count)``.
-        top_p: the mass to reach.
-        total: sum of exp(logit - first logit) over the whole row, ``(..., 1)``; None
-            where ``ranked`` is the whole row.
-
-    Returns:
-        int64 ``(..., 1)``; ``count`` where the mass is not reached.
+    Sums of the same numbers in another order, which differ by less than 1e-12, reach
+    it at the same token.
     """
-    mass = (ranked - ranked[..., :1]).exp().cumsum(dim=-1)
-    total = mass[..., -1:] if total is None else total
-    return (mass < (top_p - 1e-12) * total).sum(dim=-1, keepdim=True)
+    return top_p - 1e-12
+
+
+def kth_largest(logits: Tensor, k: int) -> Tensor:
+    """The k-th largest logit of each row, ``(..., 1)``."""
+    if not on_host(logits):
+        return logits.topk(k, dim=-1).values[..., -1:]
+    rank = logits.shape[-1] - k
+    parts = np.partition(logits.detach().numpy(), rank, axis=-1)
+    return torch.from_numpy(parts[..., rank, None])
+
+
+def descending(logits: Tensor) -> Tensor:
+    """The logits of each row in descending order, ``(..., count)``."""
+    if not on_host(logits):
+        return logits.sort(dim=-1, descending=True).values
+    return torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1)).flip(-1)

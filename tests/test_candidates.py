@@ -1,5 +1,6 @@
 """The candidate path gives the tokens of the dense stages, on any distribution."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from lib import Pipeline, SamplingSettings, Step, build_pipeline
 from lib import candidates as candidates_module
 from lib.candidates import choose
+from lib.selection import masses, sample_stage
 
 STEP = Step(torch.zeros((4, 1), dtype=torch.long))
 
@@ -80,24 +82,90 @@ def test_candidates_at_a_large_vocabulary(kind, top_p):
     assert torch.equal(pipeline.choose(STEP, logits, u), dense)
 
 
-def test_candidates_say_where_they_do_not_suffice():
-    stages = [
-        s.on_candidates
-        for s in build_pipeline(SamplingSettings(do_sample=True, top_p=0.9)).stages
-    ]
-    logits = torch.stack([torch.zeros(200), torch.arange(200.0)])
-    tokens = choose(logits, stages, torch.tensor([0.5, 0.5]).double(), count=16)
-    assert tokens[0] == -1  # 180 of 200 equal tokens: neither 16 nor 256 > 200 will do
-    assert tokens[1] >= 190
+def stages_of(**settings):
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, **settings))
+    return [stage.on_candidates for stage in pipeline.stages]
 
 
-def test_candidates_are_not_used_where_nothing_truncates(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("temperature alone removes no token")
+U = torch.tensor([0.0, 0.31, 0.77, 1 - 2**-53], dtype=torch.float64)
 
-    monkeypatch.setattr(candidates_module, "_attempt", refuse)
-    pipeline = build_pipeline(SamplingSettings(do_sample=True, temperature=0.5))
-    pipeline.choose(STEP, torch.randn(4, 100), torch.full((4,), 0.5).double())
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "setting",
+    [{"top_k": 50}, {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9, "temperature": 0.8}],
+)
+def test_candidates_suffice_also_on_flat_distributions(kind, setting):
+    logits = logits_of(kind, 50_257, seed=2)
+    assert (choose(logits, stages_of(**setting), U) >= 0).all()
+
+
+def test_a_sample_that_misses_the_mass_is_found_out():
+    logits = torch.full((1, 10_000), -1.0)
+    logits[:, ::3] = -20.0  # every third token is sampled: the tail looks like nothing
+    logits[:, :120:3] = 0.0
+    stages = stages_of(top_p=0.9)
+    assert choose(logits, stages, U[:1]).tolist() == [-1]
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, top_p=0.9))
+    dense = pipeline.select(pipeline.process(STEP, logits), U[1:2])
+    assert pipeline.choose(STEP, logits, U[1:2]) == dense
+
+
+def test_a_wrong_cut_costs_time_and_nothing_else(monkeypatch):
+    logits = logits_of("normal", 50_257, seed=4)
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, top_p=0.7))
+    dense = pipeline.select(pipeline.process(STEP, logits), U)
+    for cut in (-9.0, 0.0, 2.0, 9.0):
+        wrong = torch.full((1, 1), cut).numpy()
+        monkeypatch.setattr(candidates_module, "_tail_cut", lambda *_, cut=wrong: cut)
+        assert torch.equal(pipeline.choose(STEP, logits, U), dense)
+
+
+def test_a_sum_next_to_top_p_is_left_to_the_dense_stage():
+    logits = torch.full((1, 50_257), -torch.inf)
+    logits[:, [7, 8, 9]] = torch.tensor([0.0, -0.7, -0.8])
+    mass = masses(logits)[0, 7:10]
+    edge = float(mass[0] / mass.sum()) + 1e-12
+    assert choose(logits, stages_of(top_p=edge), U[:1]).tolist() == [-1]
+    assert choose(logits, stages_of(top_p=edge + 1e-9), U[2:3]).tolist() == [8]
+    assert choose(logits, stages_of(top_p=edge - 1e-9), U[2:3]).tolist() == [7]
+
+
+def test_tokens_that_a_temperature_ties_are_all_candidates_or_none():
+    # Spread over the blocks, so that only the best two are above the cut. Over so high
+    # a temperature the best few are 0 in float32: top-k keeps them all.
+    place = torch.arange(960)[None]
+    logits = -1e-8 * (place % 64 * 15 + place // 64)
+    setting = {"temperature": 3e38, "top_k": 2}
+    assert choose(logits, stages_of(**setting), U[:1]).tolist() == [-1]
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, **setting))
+    scaled = pipeline.process(STEP, logits)
+    assert 2 < (scaled > -torch.inf).sum() < 100
+    assert pipeline.choose(STEP, logits, U[3:]) == sample_stage(scaled, U[3:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [1.0, 0.8, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampling_from_all_tokens_is_right_next_to_the_edges(kind, temperature, dtype):
+    pipeline = build_pipeline(SamplingSettings(do_sample=True, temperature=temperature))
+    logits = logits_of(kind, 3001, seed=5).to(dtype)[:1].expand(60, -1)
+    scaled = pipeline.process(STEP, logits)
+    mass = masses(scaled[0]).cumsum(dim=-1)
+    edges = (mass / mass[-1])[torch.randint(3001, (20,))]
+    u = torch.cat([edges, edges - 1e-9, edges + 1e-9]).clamp(0.0, 1 - 2**-53)
+    assert torch.equal(pipeline.choose(STEP, logits, u), sample_stage(scaled, u))
+
+
+def test_float32_decides_where_it_can_and_only_there(monkeypatch):
+    logits = logits_of("normal", 50_257, seed=6)[:1].expand(400, -1)
+    u = torch.rand(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert (choose(logits, [], u) < 0).mean() < 0.3
+    mass = masses(logits[:1]).cumsum(dim=-1)[0]
+    edges = (mass / mass[-1])[torch.arange(1000, 1400)]
+    assert (choose(logits, [], edges) < 0).all()
+    monkeypatch.setattr(candidates_module, "_DOUBT", 0.0)
+    assert (choose(logits, [], edges) != sample_stage(logits, edges).numpy()).any()
 
 
 def test_a_stage_of_ones_own_at_the_end_is_run_on_the_whole_vocabulary():
@@ -115,12 +183,10 @@ def test_a_stage_of_ones_own_at_the_end_is_run_on_the_whole_vocabulary():
 @pytest.mark.parametrize(
     ("name", "mutant"),
     [
-        (
-            "crossing_rank",
-            lambda ranked, p, total=None: torch.zeros_like(ranked[:, :1]).long(),
-        ),
-        ("temperature_stage", lambda logits, t: logits),
-        ("sample_stage", lambda logits, u: torch.zeros(len(logits), dtype=torch.long)),
+        ("mass_to_reach", lambda p: p / 2),
+        ("_scale", lambda values, t: values),
+        ("_masses", lambda values: np.exp(2.0 * values)),
+        ("_kth_largest", lambda values, k: values.max(-1, keepdims=True)),
     ],
 )
 def test_mutants_of_the_candidate_path_are_seen(monkeypatch, name, mutant):
@@ -130,5 +196,6 @@ def test_mutants_of_the_candidate_path_are_seen(monkeypatch, name, mutant):
     logits = logits_of("normal", 3000, seed=3)
     u = torch.tensor([0.2, 0.6, 0.9, 0.99], dtype=torch.float64)
     dense = pipeline.select(pipeline.process(STEP, logits), u)
+    assert torch.equal(pipeline.choose(STEP, logits, u), dense)
     monkeypatch.setattr(candidates_module, name, mutant)
     assert not torch.equal(pipeline.choose(STEP, logits, u), dense)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import typing
+from dataclasses import replace
 
 import pytest
 import torch
 from model_zoo import FAMILIES, VOCAB, Scripted, one_hot, prompts, random_model
 
 import lib
+import lib.generator
+import lib.pipeline
+import lib.selection
 from lib.request import Arguments, TextArguments, prepare
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -457,6 +461,143 @@ def test_padding_may_stand_anywhere_for_an_encoder():
     found = lib.generate(model, right[0], attention_mask=right[1], max_new_tokens=8)
     alone = lib.generate(model, ids[:1, -5:], max_new_tokens=8)
     assert torch.equal(found[:1], alone)
+
+
+# --- an accelerator is asked rarely ---------------------------------------------------
+
+
+def counting(steps):
+    """A model that counts up, and how often it was called."""
+
+    def logits(ids):
+        steps.append(ids.shape[1])
+        return one_hot((ids[:, -1] + 1) % VOCAB)
+
+    return Scripted(logits)
+
+
+@pytest.mark.parametrize("every", [2, 5, 16, 100])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize("lengths", [(9,), (5, 9, 1, 6)], ids=["alone", "padded"])
+def test_looking_for_the_end_rarely_changes_no_token(
+    every, family, lengths, monkeypatch
+):
+    model, (ids, mask) = random_model(family), prompts(lengths)
+    settings = {**SAMPLED, "pad_token_id": 3, "seed": 4, "attention_mask": mask}
+    free = lib.generate(model, ids, **{**settings, "eos_token_id": -1})
+    for end in ([int(free[0, -16])], free[:, -9].tolist()):
+        settings["eos_token_id"] = end
+        wanted = lib.generate(model, ids, **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(lib.generator, "_checks", lambda request: every)
+            assert torch.equal(lib.generate(model, ids, **settings), wanted)
+    assert wanted.shape[1] < free.shape[1], "all rows end early"
+
+
+@pytest.mark.parametrize("every", [4, 16])
+def test_texts_and_stop_strings_bear_it_too(tiny, every, monkeypatch):
+    model, tokenizer = tiny
+    settings = {"max_new_tokens": 40, "stop_strings": [".", " a"]}
+    wanted = lib.complete(model, tokenizer, TEXTS[:4], **settings)
+    monkeypatch.setattr(lib.generator, "_checks", lambda request: every)
+    assert lib.complete(model, tokenizer, TEXTS[:4], **settings) == wanted
+
+
+def test_steps_beyond_the_end_are_few_and_are_dropped(monkeypatch):
+    steps = []
+    model, ids = counting(steps), torch.tensor([[10], [8]])
+    settings = {"eos_token_id": 13, "pad_token_id": 2, "max_new_tokens": 40}
+    wanted = [[10, 11, 12, 13, 2, 2], [8, 9, 10, 11, 12, 13]]
+    assert lib.generate(model, ids, **settings).tolist() == wanted
+    assert len(steps) == 5
+    steps.clear()
+    monkeypatch.setattr(lib.generator, "_checks", lambda request: 4)
+    assert lib.generate(model, ids, **settings).tolist() == wanted
+    assert len(steps) == 8
+    steps.clear()
+    settings["max_new_tokens"] = 6
+    assert lib.generate(model, ids, **settings).tolist() == wanted
+    assert len(steps) == 6, "never past max_new_tokens"
+
+
+def spoiling(value, at):
+    """A model that counts up, and gives ``value`` for row 1 at a step."""
+
+    def logits(ids):
+        z = one_hot((ids[:, -1] + 1) % VOCAB)
+        return z.index_fill(0, torch.tensor([1]), value) if ids.shape[1] == at else z
+
+    return Scripted(logits)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, r"model: logits contain NaN in row 1.*\(step 5\)"),
+        (torch.inf, r"model: logits contain \+inf in row 1.*\(step 5\)"),
+        (-torch.inf, r"model: row 1 has no token left.*\(step 5\)"),
+    ],
+)
+def test_an_error_found_late_says_what_it_says_at_once(
+    value, message, do_sample, monkeypatch
+):
+    for module in (lib.pipeline, lib.selection):  # as on a device
+        monkeypatch.setattr(module, "on_host", lambda logits: False)
+    ids, settings = torch.tensor([[10], [8]]), {"do_sample": do_sample, "top_k": 2}
+    for every in (1, 4, 16):
+        monkeypatch.setattr(lib.generator, "_checks", lambda request, n=every: n)
+        with pytest.raises(ValueError, match=message):
+            lib.generate(spoiling(value, 6), ids, max_new_tokens=20, **settings)
+
+
+def test_a_stage_that_leaves_nothing_says_so_late_too(monkeypatch):
+    def spoil(ids, logits):
+        return torch.where(torch.tensor(ids.shape[1] == 4), -torch.inf, logits)
+
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    for every in (1, 4, 16):
+        monkeypatch.setattr(lib.generator, "_checks", lambda request, n=every: n)
+        with pytest.raises(lib.EmptySupportError, match=r"spoil\(\).*row 0.*step 3"):
+            lib.generate(
+                model,
+                torch.tensor([[8]]),
+                pipeline=lib.Pipeline([spoil]),
+                max_new_tokens=20,
+            )
+
+
+def test_a_device_is_waited_for_once_in_so_many_steps(monkeypatch):
+    for module in (lib.pipeline, lib.selection):
+        monkeypatch.setattr(module, "on_host", lambda logits: False)
+    waits = []
+    finite = lib._validate.all_finite
+    monkeypatch.setattr(
+        lib._validate, "all_finite", lambda top: waits.append(1) or finite(top)
+    )
+    monkeypatch.setattr(lib.generator, "_checks", lambda request: 8)
+    model = Scripted(lambda ids: one_hot((ids[:, -1] + 1) % VOCAB))
+    settings = {"do_sample": True, "top_k": 2, "max_new_tokens": 32}
+    found = lib.generate(model, torch.tensor([[8]]), **settings)
+    assert found.shape == (1, 33)
+    assert len(waits) == 4
+
+
+def test_a_stream_gives_each_token_before_the_next_is_computed(monkeypatch):
+    steps = []
+    monkeypatch.setattr(lib.generator, "_checks", lambda request: 4)
+    ids = torch.tensor([[10]])
+    stream = lib.stream(counting(steps), ids, eos_token_id=13, max_new_tokens=40)
+    seen = [(int(tokens[0]), len(steps)) for tokens in stream]
+    assert seen == [(11, 1), (12, 2), (13, 3)]
+
+
+def test_only_a_cpu_is_asked_at_every_step():
+    ids, _ = prompts((4,))
+    request = prepare(random_model("llama"), ids, max_new_tokens=4)
+    assert lib.generator._checks(request) == 1
+    elsewhere = replace(request, decoder_input_ids=ids.to("meta"))
+    assert lib.generator._checks(elsewhere) == lib.generator._ACCELERATOR_CHECKS > 1
 
 
 # --- one signature -------------------------------------------------------------------

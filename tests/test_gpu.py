@@ -109,6 +109,32 @@ def test_stages_equal_those_of_the_cpu():
     assert torch.equal(found, lib.sample(logits, u))
 
 
+def test_looking_for_the_end_rarely_changes_no_token(on_gpu):
+    """A stream looks at every step, generate at every sixteenth."""
+    model = on_gpu("llama")
+    ids, mask = (t.cuda() for t in prompts((5, 9, 1, 6)))
+    settings = {**SAMPLED, "attention_mask": mask, "seed": 3}
+    whole = lib.generate(model, ids, **settings)
+    steps = torch.stack(list(lib.stream(model, ids, **settings)), dim=1)
+    assert torch.equal(whole[:, ids.shape[1] :], steps)
+
+
+def test_choosing_a_token_does_not_wait_for_the_device():
+    logits = torch.randn(3, 997, device="cuda")
+    u = lib.uniforms(1, range(3), [0])[:, 0].cuda()
+    settings = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
+    for stages in ({}, settings):
+        chosen = lib.SamplingSettings(do_sample=True, **stages)
+        step = lib.Step(torch.ones_like(logits, dtype=torch.long), later=[])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            tokens = lib.build_pipeline(chosen).choose(step, logits, u)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert tokens.shape == (3,)
+        assert step.later, "the checks are made later"
+
+
 def test_ids_on_the_cpu_are_refused_with_the_mending(on_gpu):
     with pytest.raises(
         ValueError, match=r"on cpu, the model on cuda:0.*\.to\('cuda:0'\)"

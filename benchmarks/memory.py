@@ -1,0 +1,163 @@
+"""The memory of a generation: its peak, and whether it grows from one to the next.
+
+    python benchmarks/memory.py           measure, and write memory.json: minutes
+    python benchmarks/memory.py --quick   try everything once, write nothing
+    python benchmarks/memory.py --table   print the table of memory.json
+
+Each figure comes from a process of its own, as Linux counts it: the bytes resident
+before the generation, with the model in them, and their peak during it. GPT-2 runs on
+weights of its own layout (see lib/gpt2.py); a Llama takes the general path.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _measure
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+import lib
+import lib.gpt2
+
+PROMPT = 16
+
+
+def llama() -> Any:
+    """A Llama of 42M parameters with the context of GPT-2."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 8, "max_position_embeddings": 1024}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=16_000, **sizes, **heads)).eval()
+
+
+def gpt2() -> Any:
+    return GPT2LMHeadModel(GPT2Config()).eval()
+
+
+def packed_gpt2() -> Any:
+    model = gpt2()
+    lib.gpt2.pack(model)
+    return model
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "Llama 42M": llama,
+    "GPT-2 124M": gpt2,
+    "GPT-2 124M, packed": packed_gpt2,
+    "tiny": lambda: lib.load("tiny", device="cpu")[0],
+}
+
+
+def ours(model: Any, ids: torch.Tensor, new: int) -> None:
+    lib.generate(model, ids, max_new_tokens=new, eos_token_id=-1)
+
+
+def theirs(model: Any, ids: torch.Tensor, new: int) -> None:
+    lengths = {"max_new_tokens": new, "min_new_tokens": new}
+    mask = torch.ones_like(ids)
+    model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **lengths)
+
+
+WAYS = {"lib": ours, "transformers": theirs}
+
+
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process in memory, now or (VmHWM) at their peak."""
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def peak(model: str, way: str, rows: int, new: int) -> tuple[int, int]:
+    """Bytes before one generation, and the most during it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    subject = MODELS[model]()
+    ids = torch.randint(1, 1000, (rows, PROMPT))
+    WAYS[way](subject, ids[:1], 2)  # what is set up once is no growth
+    before = resident()
+    Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak starts anew
+    WAYS[way](subject, ids, new)
+    return before, resident("VmHWM")
+
+
+def growth(model: str, count: int) -> int:
+    """Bytes by which the last nine tenths of ``count`` generations grow."""
+    torch.set_num_threads(1)
+    subject = MODELS[model]()
+    ids = torch.randint(1, 1000, (1, PROMPT))
+    settled = 0
+    for index in range(count):
+        if index == count // 10:
+            settled = resident()
+        lib.generate(subject, ids, max_new_tokens=4, do_sample=True, top_p=0.9)
+    return resident() - settled
+
+
+def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function finds in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def megabytes(size: float) -> float:
+    return round(size / 1e6, 1)
+
+
+def of_one(model: str, rows: int, new: int) -> _measure.Row:
+    """Peaks of one generation, ours and theirs."""
+    row: _measure.Row = {"case": f"{new} new tokens", "model": model, "batch": rows}
+    for way in WAYS:
+        before, most = alone(peak, model, way, rows, new)
+        row[way] = {"before": megabytes(before), "peak": megabytes(most)}
+    return row
+
+
+def rows(quick: bool) -> list[_measure.Row]:
+    if quick:
+        cases, new, count = [("tiny", 1)], 4, 10
+    else:
+        cases = [("Llama 42M", 1), ("Llama 42M", 8)]
+        cases += [("GPT-2 124M", 1), ("GPT-2 124M, packed", 1)]
+        new, count = 1000, 1000
+    found = [of_one(model, batch, new) for model, batch in cases]
+    for model in ("tiny",) if quick else ("tiny", "Llama 42M"):
+        grown = megabytes(alone(growth, model, count))
+        facts = {"case": f"{count} generations", "model": model, "batch": 1}
+        found.append({**facts, "growth": grown})
+    return found
+
+
+def bytes_of(way: str, moment: str) -> _measure.Column:
+    return lambda row: f"{row[way][moment]:.0f} MB" if way in row else ""
+
+
+def ratio(row: _measure.Row) -> str:
+    if "lib" not in row:
+        return ""
+    return f"{row['lib']['peak'] / row['transformers']['peak']:.3f}"
+
+
+COLUMNS: dict[str, _measure.Column] = {
+    "what": _measure.fact("case"),
+    "model": _measure.fact("model"),
+    "batch": _measure.fact("batch"),
+    "lib, before": bytes_of("lib", "before"),
+    "lib, peak": bytes_of("lib", "peak"),
+    "transformers, before": bytes_of("transformers", "before"),
+    "transformers, peak": bytes_of("transformers", "peak"),
+    "peak against theirs": ratio,
+    "growth": lambda row: f"{row['growth']:.1f} MB" if "growth" in row else "",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    _measure.main(__file__, rows, COLUMNS, arguments)
+
+
+if __name__ == "__main__":
+    main()
