@@ -101,6 +101,11 @@ CALLS = {
     "tokens_needed": lambda **k: plots.tokens_needed(
         torch.tensor([0.1, 2.0]), torch.tensor([1, 300]), 40, **k
     ),
+    "step_parts": lambda **k: plots.step_parts({"a": {"x": 1e-3, "y": 2e-4}}, **k),
+    "zipf_nucleus": lambda **k: plots.zipf_nucleus([1, 2], **k),
+    "blocks": lambda **k: plots.blocks([1, 3, 2, 0], WORDS[:4], count=1, size=2, **k),
+    "queue": lambda **k: plots.queue(2, 1, 2, 1, **k),
+    "roofline": lambda **k: plots.roofline(8e9, 2e9, {"a": {1: (0.5, 1e9)}}, **k),
 }
 
 

@@ -9,6 +9,7 @@ the mistake, if it is a known one. It never raises because your code does.
 """
 
 from lib.check._engine import Result
+from lib.check._fast import block_cut, race
 from lib.check._generator import generate, positions
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
 from lib.check._selection import greedy, gumbel_max, sample
@@ -19,6 +20,7 @@ from lib.check._top_p import nucleus_size, top_p
 
 __all__ = [
     "Result",
+    "block_cut",
     "distinct_n",
     "entropy",
     "entropy_slope",
@@ -29,6 +31,7 @@ __all__ = [
     "no_repeat_ngram",
     "nucleus_size",
     "positions",
+    "race",
     "sample",
     "softmax",
     "temperature",

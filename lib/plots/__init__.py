@@ -6,6 +6,7 @@ that draws on an ``Axes`` inside ``with drawing(ax, ...) as axes:``.
 """
 
 from lib.plots._drawing import visible
+from lib.plots._fast import blocks, queue, roofline, step_parts, zipf_nucleus
 from lib.plots._generator import attention, ledger, trace
 from lib.plots._ngram_ban import ban_cost, banned_mass, repeats
 from lib.plots._selection import luck, recurrence, tradeoff, tree, typical
@@ -26,6 +27,7 @@ __all__ = [
     "attention",
     "ban_cost",
     "banned_mass",
+    "blocks",
     "candidates",
     "cut_offs",
     "entropy_along",
@@ -37,10 +39,13 @@ __all__ = [
     "nucleus",
     "nucleus_sizes",
     "one_logit",
+    "queue",
     "recurrence",
     "repeats",
+    "roofline",
     "soft_argmax",
     "step_or_text",
+    "step_parts",
     "surprisal",
     "tokens_needed",
     "trace",
@@ -48,4 +53,5 @@ __all__ = [
     "tree",
     "typical",
     "visible",
+    "zipf_nucleus",
 ]
