@@ -254,9 +254,7 @@ class Exercise:
             return mistake.sign(failure)
         if mistake.imitation is None:
             return False
-        imitated = self._attempt(
-            mistake.imitation, failure.arguments, failure.expected
-        )
+        imitated = self._attempt(mistake.imitation, failure.arguments, failure.expected)
         return failure.resembles(imitated)
 
     def _shrink(
@@ -298,9 +296,7 @@ def _expected(exercise: Exercise) -> list[Tensor]:
     return [exercise._expect(given) for given in _inputs(exercise)]
 
 
-def _outcomes(
-    exercise: Exercise, function: Callable[..., Any]
-) -> list[Failure | None]:
+def _outcomes(exercise: Exercise, function: Callable[..., Any]) -> list[Failure | None]:
     """What the bank of inputs says to a function."""
     bank = zip(_inputs(exercise), _expected(exercise), strict=True)
     return [exercise._attempt(function, given, right) for given, right in bank]
