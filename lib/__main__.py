@@ -276,6 +276,7 @@ def load_model(p: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and tokenizer asked for; whatever fails here is one line."""
     import torch
 
+    from lib import embedded
     from lib.models import EMBEDDED, load
 
     if args.model in EMBEDDED:
@@ -294,12 +295,24 @@ def load_model(p: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
                 f"allowed: {', '.join(there)}"
             )
     try:
+        # Traces and stop strings ask more of a tokenizer.
+        plain = args.model in EMBEDDED and not (args.json or args.stop)
+        if plain and _on_cpu(args.device):
+            return embedded.load(args.model)
         return load(args.model, device=args.device)
     except OSError as error:
         p.error(in_flags(str(error)))
     # A folder can be wrong in as many ways as there are formats.
     except Exception as error:
         p.error(f"--model {args.model} cannot be loaded: {_one_line(error)}")
+
+
+def _on_cpu(device: str | None) -> bool:
+    import torch
+
+    from lib.models import default_device
+
+    return (default_device() if device is None else torch.device(device)).type == "cpu"
 
 
 def _has_device(name: str) -> bool:

@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.embedded import PlainGPT2
 from lib.forward import positions
 
 Function = Callable[[Tensor], Tensor]
@@ -162,6 +163,8 @@ def supports(model: Any) -> bool:
     Hooks, adapters, quantised layers, cross-attention, other scales of attention and
     autocast all change what a forward step does, and are left to the model itself.
     """
+    if isinstance(model, PlainGPT2):
+        return True
     if type(model).__name__ != "GPT2LMHeadModel":  # imports nothing for the others
         return False
     config = model.config

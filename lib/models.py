@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from lib.embedded import WEIGHTS
+
 EMBEDDED = ("tiny", "nano")
-_WEIGHTS = Path(__file__).parent / "weights"
 
 
 def load(
@@ -46,7 +47,7 @@ def load(
     if dtype is None:
         dtype = torch.float32 if target.type == "cpu" else None
     if name in EMBEDDED:
-        model, tokenizer = _embedded(_WEIGHTS / name)
+        model, tokenizer = _embedded(WEIGHTS / name)
         return model.to(device=target, dtype=dtype).eval(), tokenizer
     local = os.path.isdir(name)
     online = not local and _hub_answers()

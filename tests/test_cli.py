@@ -37,6 +37,7 @@ def run(loaded, monkeypatch, capsys):
         return loaded
 
     monkeypatch.setattr("lib.models.load", load)
+    monkeypatch.setattr("lib.embedded.load", load)
 
     def call(*arguments, stdin=None):
         monkeypatch.setattr(sys, "stdin", stdin)
