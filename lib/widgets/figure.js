@@ -6,9 +6,14 @@
  * that mouse, touch, keyboard and screen readers work without further code.
  */
 
+// JupyterLab takes arrow keys and Enter for commands of its own, unless told not to.
+const CONTROLS = ["button", "input", "select"];
+const OWN_KEYS = { "data-lm-suppress-shortcuts": true };
+
 /** Create an HTML element with attributes and children. */
 export function html(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
+  const own = CONTROLS.includes(tag) ? OWN_KEYS : {};
+  return fill(document.createElement(tag), { ...attributes, ...own }, children);
 }
 
 /** Create an SVG element with attributes and children. */
@@ -110,7 +115,10 @@ export function choice({ label, options, value = 0, onchange }) {
  */
 export function frame(el, { title, controls, panels }) {
   const drawings = panels.map(([width, height]) =>
-    svg("svg", { viewBox: `0 0 ${width} ${height}`, style: `flex: ${width} 1 ${width}px` }),
+    svg("svg", {
+      viewBox: `0 0 ${width} ${height}`,
+      style: `flex: ${width} 1 ${width}px; max-width: ${1.5 * width}px`,
+    }),
   );
   const picture = html("div", { class: "ntb-panels", role: "img" }, ...drawings);
   const sentence = html("p", { class: "ntb-says" });
