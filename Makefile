@@ -9,7 +9,7 @@ BUILD := $(BIN)/jupyter-book build . -q -W -n --keep-going
 
 .NOTPARALLEL:
 .PHONY: help install book test lint check-book check-notebooks check-tests \
-	notebooks slow law colab constraints clean
+	notebooks slow law colab bench constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' \
@@ -61,6 +61,12 @@ law: install  ## law tests on fresh seeds, minutes
 
 colab: install  ## each notebook alone, with Colab's versions
 	$(PYTHON) tools/colab_leg.py
+
+# What the figures are compared with, beside transformers, is installed for them alone.
+bench: install  ## measure speed, memory and start-up anew, an hour on a quiet machine
+	$(PIP) install -q -r benchmarks/requirements.txt
+	for name in step ngram generation memory startup; do \
+	  $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 constraints: install  ## record the versions now in .venv
 	@{ head -1 constraints.txt; $(PIP) freeze --exclude-editable \

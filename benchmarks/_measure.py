@@ -22,6 +22,7 @@ import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from timeit import Timer
 from typing import Any
@@ -95,7 +96,8 @@ def _digits(value: float) -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on, and when."""
-    packages = ("torch", "transformers", "numpy")
+    packages = ["torch", "transformers", "numpy"]
+    packages += ["ctranslate2"] if find_spec("ctranslate2") else []
     found = {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
