@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import traitlets
@@ -13,13 +12,11 @@ from lib.widgets._base import LiveFigure, bundle
 
 MOST_TEXTS, MOST_TOKENS = 256, 1000  # the ends of the sliders
 SIZES = (4, 2, 1)  # bytes a number
-MACHINES = MappingProxyType(
-    {
-        "a laptop": (100e9, 25e9),
-        "a server": (5e12, 250e9),
-        "a GPU": (400e12, 2e12),
-    }
-)
+MACHINES = {
+    "a laptop": (100e9, 25e9),
+    "a server": (5e12, 250e9),
+    "a GPU": (400e12, 2e12),
+}
 
 
 class Roofline(LiveFigure):
@@ -29,7 +26,7 @@ class Roofline(LiveFigure):
         config: the shape of the model, as ``transformers.GPT2Config``; None: GPT-2 with
             124 million weights.
         machines: for each its name, the operations and the bytes a second that it can
-            do and read at most.
+            do and read at most; None: a laptop, a server and a GPU in round numbers.
         batch: how many texts go side by side at first, 1 <= m <= 256.
         tokens: how long each text is at first, in tokens, 1 <= t <= 1000.
         bytes_per_number: of weights and caches at first, 4, 2 or 1.
@@ -50,7 +47,7 @@ class Roofline(LiveFigure):
     def __init__(
         self,
         config: Any = None,
-        machines: Mapping[str, tuple[float, float]] = MACHINES,
+        machines: Mapping[str, tuple[float, float]] | None = None,
         batch: int = 1,
         tokens: int = 500,
         bytes_per_number: int = SIZES[0],
@@ -60,7 +57,7 @@ class Roofline(LiveFigure):
             raise ValueError(f"bytes_per_number={size} must be 4, 2 or 1")
         super().__init__(
             **_shape(config),
-            machines=_limits(machines),
+            machines=_limits(MACHINES if machines is None else machines),
             batch=_validate.integer("batch", batch, low=1, high=MOST_TEXTS),
             tokens=_validate.integer("tokens", tokens, low=1, high=MOST_TOKENS),
             bytes_per_number=size,
