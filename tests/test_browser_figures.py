@@ -1,8 +1,8 @@
 """Each live figure of the built book: it moves, and what it says is what `lib` says.
 
 The figures are used with the keyboard alone, on a phone's screen. After every move the
-numbers of the figure's sentence are computed again by the library, from the logits that
-the page carries and from the values its controls show.
+numbers of the figure's sentence are computed again by the library, or by the chapter's
+own functions, from the data that the page carries and from what its controls show.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from chapter_code import functions
 from served import ROOT, drive
+from transformers import GPT2Config
 
 import lib
 
@@ -30,6 +32,8 @@ class Shown:
         models = json.loads(text)["metadata"]["widgets"][WIDGETS]["state"].values()
         (model,) = [m for m in models if m["model_module"] == "anywidget"]
         self.state = model["state"]
+        if "vocab" not in self.state:
+            return  # a figure of a machine, not of logits
         (buffer,) = model["buffers"]
         numbers = np.frombuffer(base64.b64decode(buffer["data"]), dtype="<f4")
         self.logits = torch.tensor(numbers).view(-1, self.state["vocab"])
@@ -201,6 +205,51 @@ def generator(shown, says, controls):
         check(r"standard order keeps (\S+) \(.* and draws (\S+)\.", standard)
 
 
+LARGE = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+LARGE |= {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+def roofline(shown, says, controls):
+    ledger, floor = functions("08_fast", "ledger", "floor")
+    limits = {name: pair for name, *pair in shown.state["machines"]}
+    name, bandwidth, read_unit, phi, unit = read(
+        r"^(.+): (\S+) (\wB)/s, (\S+) (\w+) op/s$", controls["Machine"]
+    )
+    operations, psi = limits[name]
+    assert number(phi) * LARGE[unit] == operations
+    assert number(bandwidth) * LARGE[read_unit] == psi
+    m, t = (int(number(controls[label])) for label in ("Batch m", "Tokens t"))
+    b = int(controls["Bytes b"].split(",")[0])
+    config = GPT2Config()  # the chapter's: 124 million weights
+    n_op, n_byte = ledger(config, m, t, b)
+    seconds = floor(config, m, t, operations, psi, b)
+
+    def same(text, value):  # three digits
+        assert number(text) == pytest.approx(value, rel=0.005), text
+
+    who, texts, ops, ops_unit, size, size_unit, intensity, ridge, batch = read(
+        r"On (.+), a step of (\d+) texts? does (\S+) (\w+) operations and reads (\S+) "
+        r"(\wB): (\S+) operations a byte; the ridge lies at (\S+), m\* = (\S+)\. ",
+        says,
+    )
+    took, speed, limit = read(
+        r"at least (\S+) ms, so (\S+) tokens a second at best\. What limits: (.+)\.$",
+        says,
+    )
+    assert (who, int(texts)) == (name, m)
+    same(str(number(ops) * LARGE[ops_unit]), n_op)
+    same(str(number(size) * LARGE[size_unit]), n_byte)
+    same(intensity, n_op / n_byte)
+    same(ridge, operations / psi)
+    same(batch, b * operations / 2 / psi)  # (8.4)
+    same(took, 1e3 * seconds)
+    same(speed, m / seconds)
+    weights = b * ledger(config, 1, 0)[0] / 2
+    longer = "weights" if 2 * weights >= n_byte else "caches"
+    arithmetic = n_op / operations > n_byte / psi
+    assert limit == ("arithmetic" if arithmetic else f"reading {longer}")
+
+
 # A control by its label, a key, and how often it is pressed.
 FIGURES = {
     "01_softmax": (
@@ -241,6 +290,17 @@ FIGURES = {
             ("temperature: later", "Enter", 1),  # behind top-p: others
             ("n-gram ban: later", "Enter", 3),
             ("top_k", "Home", 1),  # and the ban, now the last, leaves nothing
+        ],
+    ),
+    "08_fast": (
+        roofline,
+        [
+            ("Batch m", "ArrowRight", 2),  # 16 texts: their caches
+            ("Batch m", "End", 1),  # arithmetic
+            ("Tokens t", "Home", 1),
+            ("Machine", "ArrowDown", 2),
+            ("Bytes b", "ArrowDown", 1),
+            ("Batch m", "ArrowLeft", 1),  # 128 texts: weights again
         ],
     ),
 }

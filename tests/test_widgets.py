@@ -32,6 +32,7 @@ FIGURES = {
     "Waterfall": lambda: widgets.Waterfall(
         TWO, WORDS, NAMES, histories=[torch.tensor([8, 1])] * 2
     ),
+    "Roofline": lambda: widgets.Roofline(),
     "Softmax": lambda: widgets.Softmax(TWO[0], WORDS),
     "Temperature": lambda: widgets.Temperature(TWO, WORDS, NAMES),
     "TopK": lambda: widgets.TopK(TWO, WORDS, NAMES, top_k=3),

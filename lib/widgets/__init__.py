@@ -9,6 +9,7 @@ Needs ``anywidget``: ``pip install anywidget``.
 
 from lib.widgets._generator import Waterfall
 from lib.widgets._ngram_ban import NGramBan
+from lib.widgets._roofline import Roofline
 from lib.widgets._selection import CommonLuck
 from lib.widgets._softmax import Softmax
 from lib.widgets._temperature import Temperature
@@ -18,6 +19,7 @@ from lib.widgets._top_p import TopP
 __all__ = [
     "CommonLuck",
     "NGramBan",
+    "Roofline",
     "Softmax",
     "Temperature",
     "TopK",

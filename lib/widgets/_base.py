@@ -43,7 +43,22 @@ def bundle(name: str) -> str:
     return "\n".join([*parts, last])
 
 
-class Figure(anywidget.AnyWidget):
+class LiveFigure(anywidget.AnyWidget):
+    """A live figure of any kind."""
+
+    _css = (FOLDER / "figure.css").read_text("utf-8")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # For help() and the reference: traitlets shows *args and **kwargs.
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: a live figure, in Jupyter and in the book>"
+
+
+class Figure(LiveFigure):
     """A live figure over the whole vocabulary's logits at a few steps.
 
     Args:
@@ -52,19 +67,12 @@ class Figure(anywidget.AnyWidget):
         names: one text a step, for the reader to choose by.
     """
 
-    _css = (FOLDER / "figure.css").read_text("utf-8")
     _steps: ClassVar[int | None] = None  # how many it shows; None: one or more
 
     logits = traitlets.Bytes().tag(sync=True)  # float32, row by row
     vocab = traitlets.Int().tag(sync=True)
     words = traitlets.Unicode().tag(sync=True)  # a JSON list: any text may occur
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # For help() and the reference: traitlets shows *args and **kwargs.
-        _, *parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(parameters)
 
     def __init__(
         self,
@@ -93,9 +101,6 @@ class Figure(anywidget.AnyWidget):
             names=list(names) or [f"step {step}" for step in range(steps)],
             **settings,
         )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: a live figure, in Jupyter and in the book>"
 
 
 def words_of(words: Any, vocab: int) -> list[str]:
