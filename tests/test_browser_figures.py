@@ -324,6 +324,11 @@ def test_the_figure_opens_without_an_error_or_another_host(uses, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
+def test_jupyterlab_leaves_the_keys_to_the_controls(uses, name):
+    assert uses[name]["unguarded"] == 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_the_libraries_come_when_the_figure_is_near(uses, name):
     assert uses[name]["early"] == 0
 

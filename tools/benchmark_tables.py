@@ -58,7 +58,9 @@ def _measured_on(data: dict[str, Any]) -> str:
         for package in ("torch", "transformers", "numpy", "ctranslate2")
         if package in machine
     )
-    chip = f"{machine['cpu']}, {machine['cores']} cores, {machine['vector_instructions']}"
+    chip = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['vector_instructions']}"
+    )
     chip += f"; {machine['gpu']}" if "gpu" in machine else ""
     return (
         f"*Medians of {data['rounds']} rounds on {machine['date']}: {chip}; "

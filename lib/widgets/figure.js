@@ -117,7 +117,7 @@ export function frame(el, { title, controls, panels }) {
   const drawings = panels.map(([width, height]) =>
     svg("svg", {
       viewBox: `0 0 ${width} ${height}`,
-      style: `flex: ${width} 1 ${width}px; max-width: ${1.5 * width}px`,
+      style: `flex: ${width} 1 ${width}px; max-width: min(100%, ${1.5 * width}px)`,
     }),
   );
   const picture = html("div", { class: "ntb-panels", role: "img" }, ...drawings);

@@ -50,6 +50,13 @@ async function use({ page: url, moves }, report) {
     await page.waitForTimeout(700); // the sentence is spoken after a pause
     report.readings.push(await readings(figure));
   }
+  // In JupyterLab the keys of a control go elsewhere unless it says that they are its own.
+  report.unguarded = await figure.evaluate(
+    (node) =>
+      node.querySelectorAll(
+        ":is(a, button, input, select, [tabindex]):not([data-lm-suppress-shortcuts])",
+      ).length,
+  );
   report.wider = await page.evaluate(
     () => document.documentElement.scrollWidth - window.innerWidth,
   );
