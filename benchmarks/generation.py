@@ -230,7 +230,7 @@ def rows(quick: bool) -> list[_measure.Row]:
 def per_second(name: str) -> _measure.Column:
     def cell(row: _measure.Row) -> str:
         seconds = row["seconds"].get(name)
-        return f"{1 / seconds:.3g}" if seconds else ""
+        return f"{float(f'{1 / seconds:.3g}'):,g}" if seconds else ""
 
     return cell
 

@@ -224,7 +224,7 @@ def _row(case: Case, quick: bool) -> _measure.Row:
 
 def _kept(row: _measure.Row) -> str:
     least, median, most = row["kept"]
-    return f"{median} ({least}–{most})"
+    return f"{median} ({least}–{most})" if least < most else str(median)
 
 
 COLUMNS = {
@@ -232,11 +232,11 @@ COLUMNS = {
     "logits": _measure.fact("logits"),
     "vocabulary": _measure.fact("vocab"),
     "batch": _measure.fact("batch"),
-    "kept tokens": _kept,
-    "lib": _measure.time_of("lib"),
-    "transformers": _measure.time_of("transformers"),
     "times faster": _measure.faster_than("transformers"),
     "aim": _measure.fact("at_least"),
+    "lib": _measure.time_of("lib"),
+    "transformers": _measure.time_of("transformers"),
+    "kept tokens": _kept,
 }
 
 

@@ -43,8 +43,16 @@ def _case(case: str, rows: list[dict[str, Any]], columns: dict[str, Any]) -> str
         for name, column in cells.items()
         if any(column) and set(column) != {case}
     }
-    lines = [list(told), ["---"] * len(told), *zip(*told.values(), strict=True)]
+    body = zip(*told.values(), strict=True)
+    lines = [list(told), ["---"] * len(told), *(map(_unbroken, row) for row in body)]
     return "\n".join([f"**{case}**", "", *map(_line, lines)])
+
+
+def _unbroken(cell: str) -> str:
+    """A number stays on one line with its unit and its range."""
+    if not cell[:1].isdigit():
+        return cell
+    return cell.replace(" ", "\N{NO-BREAK SPACE}").replace("–", "–\N{WORD JOINER}")
 
 
 def _line(cells: Iterable[str]) -> str:
