@@ -436,7 +436,7 @@ class RememberedBan:
         if not places:
             return logits
         # From a list of numbers PyTorch makes a tensor ten times as slowly as NumPy.
-        index = torch.from_numpy(np.array(places)).to(logits.device)
+        index = torch.from_numpy(np.array(places, np.int64)).to(logits.device)
         return logits.flatten().index_fill(0, index, -torch.inf).view_as(logits)
 
     @contextmanager
