@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
+import _measure  # noqa: E402
 
 
 def markdown(name: str) -> str:
@@ -37,15 +37,12 @@ def markdown(name: str) -> str:
 
 def _case(case: str, rows: list[dict[str, Any]], columns: dict[str, Any]) -> str:
     """One table, without the columns that say nothing or nothing new."""
-    cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
     told = {
-        name: column
-        for name, column in cells.items()
-        if any(column) and set(column) != {case}
+        name: lambda row, cell=cell: _unbroken(cell(row))
+        for name, cell in columns.items()
+        if not {cell(row) for row in rows} <= {case, ""}
     }
-    body = zip(*told.values(), strict=True)
-    lines = [list(told), ["---"] * len(told), *(map(_unbroken, row) for row in body)]
-    return "\n".join([f"**{case}**", "", *map(_line, lines)])
+    return f"**{case}**\n\n{_measure.table(rows, told)}"
 
 
 def _unbroken(cell: str) -> str:
@@ -53,10 +50,6 @@ def _unbroken(cell: str) -> str:
     if not cell[:1].isdigit():
         return cell
     return cell.replace(" ", "\N{NO-BREAK SPACE}").replace("–", "–\N{WORD JOINER}")
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _measured_on(data: dict[str, Any]) -> str:
