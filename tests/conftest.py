@@ -22,6 +22,15 @@ hypothesis.settings.register_profile("fresh", max_examples=200, **_COMMON)
 hypothesis.settings.load_profile("fresh" if SLOW else "fixed")
 
 
+@pytest.fixture
+def axes():
+    """Where a figure draws that a test looks into."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    _, ax = plt.subplots()
+    yield ax
+    plt.close("all")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what needs more time or another machine.

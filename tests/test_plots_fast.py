@@ -6,20 +6,12 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 from lib import plots  # noqa: E402
 from lib.plots._fast import timeline  # noqa: E402
 
 
-@pytest.fixture
-def axes():
-    _, ax = plt.subplots()
-    yield ax
-    plt.close("all")
-
-
-def texts(ax):
+def written(ax):
     return [text.get_text() for text in ax.texts]
 
 
@@ -28,7 +20,7 @@ def test_shares_of_a_step_fill_the_bar(axes):
     plots.step_parts(steps, ax=axes)
     widths = [[bar.get_width() for bar in part] for part in axes.containers]
     assert widths == [pytest.approx([0.75, 0.25]), pytest.approx([0.25, 0.75])]
-    assert texts(axes) == ["4 ms", "400 µs"]
+    assert written(axes) == ["4 ms", "400 µs"]
 
 
 def test_the_nucleus_ends_where_adding_up_says(axes):
@@ -76,4 +68,4 @@ def test_the_ridge_lies_where_slope_and_ceiling_meet(axes):
     assert list(roof.get_ydata()[1:]) == [80, 80]
     assert roof.get_ydata()[0] == pytest.approx(10 * roof.get_xdata()[0])
     assert [list(line.get_ydata()) for line in programs] == [[5, 30], [5, 30]]
-    assert texts(axes) == ["1", "8"]
+    assert written(axes) == ["1", "8"]

@@ -7,7 +7,6 @@ import torch
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.colors import to_hex  # noqa: E402
 
 import lib  # noqa: E402
@@ -19,13 +18,6 @@ class Spelling:
 
     def decode(self, ids):
         return f" {ids[0]}"
-
-
-@pytest.fixture
-def axes():
-    _, ax = plt.subplots()
-    yield ax
-    plt.close("all")
 
 
 def squares(ax, color):
