@@ -30,7 +30,7 @@ def load(name: str) -> tuple[PlainGPT2, PlainTokenizer]:
 
     folder = WEIGHTS / name
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    model = PlainGPT2(_Config(**config, is_encoder_decoder=False))
+    model = PlainGPT2(_Config(**config))
     weights = {k: w.float() for k, w in load_file(folder / "model.safetensors").items()}
     # The head is the embedding matrix, stored once.
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
@@ -40,6 +40,14 @@ def load(name: str) -> tuple[PlainGPT2, PlainTokenizer]:
 
 class _Config(SimpleNamespace):
     """The fields of a ``GPT2Config``, of a model that has no other part than text."""
+
+    is_encoder_decoder = False
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """What all models call the context that GPT-2 calls ``n_positions``."""
+        positions: int = self.n_positions
+        return positions
 
     def get_text_config(self, **_: Any) -> Any:
         return self

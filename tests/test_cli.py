@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import lib
 from lib import __main__ as cli
+from lib import embedded
 from lib.generator import stream_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,14 +32,18 @@ def loaded():
 @pytest.fixture
 def run(loaded, monkeypatch, capsys):
     """Run the command line on nano, loaded once; gives status, stdout, stderr."""
-    asked = []
+    asked, plain = [], embedded.load("nano")
 
     def load(name, *, device=None):
         asked.append((name, device))
         return loaded
 
+    def load_plain(name):
+        asked.append((name, None))
+        return plain
+
     monkeypatch.setattr("lib.models.load", load)
-    monkeypatch.setattr("lib.embedded.load", load)
+    monkeypatch.setattr("lib.embedded.load", load_plain)
 
     def call(*arguments, stdin=None):
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -77,6 +83,21 @@ def test_text_is_that_of_complete(run, loaded):
     settings = {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "seed": 1}
     text = lib.complete(*loaded, PROMPT, do_sample=True, max_new_tokens=8, **settings)
     assert (status, out, err) == (0, text + "\n", "")
+
+
+def test_the_readme_shows_what_a_first_try_writes(tmp_path):
+    """As anybody would run it: elsewhere, in a process of its own, with few flags."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"writes like this \(`(.+?)`\):\n\n> (.+?) \[", readme, re.S)
+    flags, story = shown.groups()
+    done = subprocess.run(
+        [sys.executable, "-m", "lib", "Once upon a time", *flags.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stdout.startswith(story.replace("\n> ", "\n"))
 
 
 def test_greedy(run, loaded):

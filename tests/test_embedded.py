@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import lib
 from lib import embedded
+from lib.forward import context_length
 from lib.gpt2 import GPT2Forward, supports
+from lib.request import prepare
 
 NAMES = pytest.mark.parametrize("name", ["tiny", "nano"])
 TEXTS = [
@@ -42,6 +44,17 @@ def test_the_weights_stand_in_the_same_places(name, pairs):
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert not plain.training
     assert not any(p.requires_grad for p in plain.parameters())
+
+
+@NAMES
+def test_a_request_without_a_length_goes_to_the_end_of_the_context(name, pairs):
+    plain, _, full, _ = pairs[name]
+    assert context_length(plain.config) == context_length(full.config) == 512
+    ids = torch.tensor([[5, 6]])
+    asked = [prepare(model, ids).max_new_tokens for model in (plain, full)]
+    assert asked == [510, 510]
+    with pytest.raises(ValueError, match=r"max_new_tokens=511 .* from 1 to 510"):
+        prepare(plain, ids, max_new_tokens=511)
 
 
 @NAMES
