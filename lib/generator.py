@@ -86,8 +86,15 @@ def generate(
     Defined in chapter 7.
     """
     request = prepare(**locals())  # the same parameters, all of them
-    new = [step.tokens[:, None] for step in run(request, check_every=_checks(request))]
-    return torch.cat([request.decoder_input_ids, *new], dim=1)
+    begun = request.decoder_input_ids
+    # Thousands of small tensors, kept to be joined, would scatter over the memory that
+    # a growing cache needs in one piece.
+    new = begun.new_empty((len(begun), request.max_new_tokens))
+    count = 0
+    for step in run(request, check_every=_checks(request)):
+        new[:, count] = step.tokens
+        count += 1
+    return torch.cat([begun, new[:, :count]], dim=1)
 
 
 def stream(
