@@ -75,7 +75,7 @@ def compare(
             for name in contestants
         },
         "times_faster": {
-            name: _spread([r[name] / r[first] for r in rounds]) for name in others
+            name: spread([r[name] / r[first] for r in rounds]) for name in others
         },
     }
 
@@ -86,7 +86,8 @@ def _calls(function: Callable[[], object]) -> int:
     return max(1, round(SAMPLE / Timer(function).timeit(1)))
 
 
-def _spread(ratios: Sequence[float]) -> list[float]:
+def spread(ratios: Sequence[float]) -> list[float]:
+    """Lowest, median, highest."""
     return [_digits(f(ratios)) for f in (min, statistics.median, max)]
 
 

@@ -1,17 +1,19 @@
 """The memory of a generation: its peak, and whether it grows from one to the next.
 
-    python benchmarks/memory.py           measure, and write memory.json: minutes
+    python benchmarks/memory.py           measure, write memory.json: an hour
     python benchmarks/memory.py --quick   try everything once, write nothing
     python benchmarks/memory.py --table   print the table of memory.json
 
-Each figure comes from a process of its own, as Linux counts it: the bytes resident
-before the generation, with the model in them, and their peak during it. GPT-2 runs on
-weights of its own layout (see lib/gpt2.py); a Llama takes the general path.
+Each figure comes from processes of its own, as Linux counts it: the bytes resident
+before the generation, with the model in them, and their peak during it, medians over
+rounds. GPT-2 runs on weights of its own layout (see lib/gpt2.py); a Llama takes the
+general path.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,23 +110,30 @@ def megabytes(size: float) -> float:
     return round(size / 1e6, 1)
 
 
-def of_one(model: str, rows: int, new: int) -> _measure.Row:
-    """Peaks of one generation, ours and theirs."""
-    row: _measure.Row = {"case": f"{new} new tokens", "model": model, "batch": rows}
+def of_one(model: str, batch: int, new: int, rounds: int) -> _measure.Row:
+    """Peaks of a generation, ours and theirs in turn, each in a fresh process."""
+    taken = [
+        {way: alone(peak, model, way, batch, new) for way in WAYS}
+        for _ in range(rounds)
+    ]
+    row: _measure.Row = {"case": f"{new} new tokens", "model": model, "batch": batch}
     for way in WAYS:
-        before, most = alone(peak, model, way, rows, new)
-        row[way] = {"before": megabytes(before), "peak": megabytes(most)}
-    return row
+        row[way] = {
+            moment: megabytes(statistics.median(found[way][at] for found in taken))
+            for at, moment in enumerate(("before", "peak"))
+        }
+    shares = [found["lib"][1] / found["transformers"][1] for found in taken]
+    return {**row, "of_theirs": _measure.spread(shares)}
 
 
 def rows(quick: bool) -> list[_measure.Row]:
     if quick:
-        cases, new, count = [("tiny", 1)], 4, 10
+        cases, new, count, rounds = [("tiny", 1)], 4, 10, 1
     else:
         cases = [("Llama 42M", 1), ("Llama 42M", 8)]
         cases += [("GPT-2 124M", 1), ("GPT-2 124M, packed", 1)]
-        new, count = 1000, 1000
-    found = [of_one(model, batch, new) for model, batch in cases]
+        new, count, rounds = 1000, 1000, _measure.ROUNDS
+    found = [of_one(model, batch, new, rounds) for model, batch in cases]
     for model in ("tiny",) if quick else ("tiny", "Llama 42M"):
         grown = megabytes(alone(growth, model, count))
         facts = {"case": f"{count} generations", "model": model, "batch": 1}
@@ -137,9 +146,10 @@ def bytes_of(way: str, moment: str) -> _measure.Column:
 
 
 def ratio(row: _measure.Row) -> str:
-    if "lib" not in row:
+    if "of_theirs" not in row:
         return ""
-    return f"{row['lib']['peak'] / row['transformers']['peak']:.3f}"
+    low, middle, high = row["of_theirs"]
+    return f"{middle:.3f} ({low:.3f}–{high:.3f})"
 
 
 COLUMNS: dict[str, _measure.Column] = {
