@@ -23,13 +23,15 @@ class CachedForward:
         input_ids: prompts, ``(rows, length)``; for an encoder-decoder model, of its
             encoder.
         attention_mask: ``(rows, length)``, 0 at padding; None where there is none.
+
+    ``cache`` is what the model has handed out, None before the first step.
     """
 
     def __init__(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor | None
     ) -> None:
         self._model = model
-        self._cache: Any = None
+        self.cache: Any = None
         self._kwargs: dict[str, Any] = {"use_cache": True, "return_dict": True}
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         if "logits_to_keep" in self._accepts:
@@ -47,7 +49,7 @@ class CachedForward:
 
         Successive calls must extend the same sequences by one token.
         """
-        fresh = ids if self._cache is None else ids[:, -1:]
+        fresh = ids if self.cache is None else ids[:, -1:]
         inputs = {"decoder_input_ids" if self._encodes else "input_ids": fresh}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
@@ -55,8 +57,8 @@ class CachedForward:
                 inputs["position_ids"] = positions(attention_mask)[:, -fresh.shape[1] :]
         # Between two steps the model is in whatever mode its owner left it.
         with evaluating(self._model):
-            outputs = self._model(**self._kwargs, **inputs, past_key_values=self._cache)
-        self._cache = getattr(outputs, "past_key_values", None)
+            outputs = self._model(**self._kwargs, **inputs, past_key_values=self.cache)
+        self.cache = getattr(outputs, "past_key_values", None)
         logits: Tensor = outputs.logits[:, -1]
         return logits
 

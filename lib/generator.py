@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -17,10 +17,14 @@ from lib.pipeline import Checks, Pipeline, Step, Watch
 from lib.request import Arguments, Request, TextArguments, prepare
 from lib.selection import sum_device
 
+if TYPE_CHECKING:
+    from lib.graph import RecordedLoop
+
 _LUCK_BLOCK = 256  # uniforms are drawn for so many steps at a time
 # To look at the tokens, the loop must wait for an accelerator. It looks for the end so
 # often, and drops the steps that were taken beyond it.
 _ACCELERATOR_CHECKS = 16
+_RECORDING = ("cuda",)  # devices that can repeat a step by themselves
 
 
 def generate(
@@ -225,8 +229,18 @@ def run(
     place of those of the request's seeds. Whether all rows have ended is looked up
     after every ``check_every`` steps, which are then emitted together.
     """
-    device = sum_device(request.decoder_input_ids)
-    loop = _Loop(request, watch, luck or luck_of(request, device))
+    luck = luck or luck_of(request, sum_device(request.decoder_input_ids))
+    begun = _Loop(request, watch, luck)
+    loop: _Loop | RecordedLoop = begun
+    if watch is None and request.decoder_input_ids.device.type in _RECORDING:
+        from lib import graph  # imports transformers
+
+        if graph.supports(request):
+            # What was compiled is for the many steps, not for the one with the prompt.
+            with torch.compiler.set_stance("force_eager"):
+                first = begun.advance(1)
+            yield from first
+            loop = begun.recorded() or begun
     while not loop.finished:
         yield from loop.advance(check_every)
 
@@ -289,6 +303,15 @@ class _Loop:
                 )
             )
         self.finished = False
+
+    def recorded(self) -> RecordedLoop | None:
+        """A loop that goes on by a recorded step; None where that cannot be."""
+        from lib import graph
+
+        if self.finished or not isinstance(self._forward, CachedForward):
+            return None
+        ids, cache = self._ids[:, : self._length], self._forward.cache
+        return graph.continued(self._request, self._luck, ids, self._ended, cache)
 
     def advance(self, most: int) -> list[Emitted]:
         """Take up to ``most`` steps: those before which some row was alive."""

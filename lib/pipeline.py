@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,8 @@ class Stage:
             generation, equal to it and cheaper.
         on_candidates: a form of ``function`` that works on the few best tokens, equal
             to it and cheaper.
+        repeatable: whether the logits alone decide, the host does nothing, and no row
+            is left without tokens: a GPU can then repeat the stage by itself.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Stage:
     may_empty: bool = True
     with_memory: Callable[[], StageFunction] | None = None
     on_candidates: CandidateStage | None = None
+    repeatable: bool = False
 
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
         """Apply the stage to logits ``(rows, vocab)``."""
@@ -330,6 +333,7 @@ class _LogitsProcessor:
         return self.stage(*inputs, **self.settings)
 
 
+@lru_cache  # equal stages are one: what was made for one can serve the other
 def _simple(
     name: str,
     value: Any,
@@ -343,6 +347,7 @@ def _simple(
         {name: value},
         may_empty=False,
         on_candidates=lambda kept: twin(kept, value),
+        repeatable=True,
     )
 
 
@@ -392,7 +397,7 @@ def _may_be_held(logits: Tensor) -> bool:
 
 def _checked(step: Step, logits: Tensor) -> Tensor:
     """A model's logits, in at least float32."""
-    _now_or_later(partial(_check_input, step), step, logits)
+    _now_or_later(partial(check_input, step), step, logits)
     return widened(logits)
 
 
@@ -494,7 +499,7 @@ def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
     return Stage(name, lambda step, logits: function(step.input_ids, logits))
 
 
-def _check_input(step: Step, logits: Tensor) -> None:
+def check_input(step: Step, logits: Tensor) -> None:
     """Refuse what no model should give."""
     try:
         _validate.logits(logits, stage="model")

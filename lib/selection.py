@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lib import _validate
@@ -78,12 +81,40 @@ def greedy_stage(logits: Tensor) -> Tensor:
 
 def sample_stage(logits: Tensor, u: Tensor) -> Tensor:
     """``sample`` without its checks."""
-    mass = masses(logits).cumsum(dim=-1)
-    # Below the total, also when rounded: u is at most 1 - 2^-53, the total at least 1.
-    target = u.to(mass).unsqueeze(-1) * mass[..., -1:]
-    token = torch.searchsorted(mass, target, right=True).squeeze(-1)
+    mass = masses(logits)
+    token = _invert(mass, u) if mass.device.type == "cpu" else _invert_blocks(mass, u)
     # A row that has ended may hold no token, hence NaN: any id will do, if it is one.
     return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
+
+
+def _invert(mass: Tensor, u: Tensor) -> Tensor:
+    """The first token at which the masses sum to more than u of them all."""
+    sums = mass.cumsum(dim=-1)
+    # Below the total, also when rounded: u is at most 1 - 2^-53, the total at least 1.
+    target = u.to(sums).unsqueeze(-1) * sums[..., -1:]
+    return torch.searchsorted(sums, target, right=True).squeeze(-1)
+
+
+def _invert_blocks(mass: Tensor, u: Tensor) -> Tensor:
+    """``_invert``, first among blocks, then inside one.
+
+    A GPU adds a row's numbers one after the other with one of its many parts: in
+    blocks, with all.
+    """
+    size = math.isqrt(mass.shape[-1]) + 1
+    padded = F.pad(mass, (0, -mass.shape[-1] % size))
+    blocks = padded.view(*mass.shape[:-1], padded.shape[-1] // size, size)
+    ends = blocks.sum(dim=-1).cumsum(dim=-1)
+    target = u.to(mass).unsqueeze(-1) * ends[..., -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp_max(ends.shape[-1] - 1)
+    begin = F.pad(ends, (1, 0)).gather(-1, block)
+    index = block.unsqueeze(-1).expand(*block.shape, size)
+    inside = blocks.gather(-2, index).squeeze(-2).cumsum(dim=-1)
+    # The block reaches the target, but for rounding, which must not lead beyond it.
+    most = torch.nextafter(inside[..., -1:], inside.new_zeros(()))
+    rest = torch.minimum(target - begin, most)
+    token = block * size + torch.searchsorted(inside, rest, right=True)
+    return token.squeeze(-1)
 
 
 def masses(logits: Tensor) -> Tensor:

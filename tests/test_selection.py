@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import greedy, sample, softmax
+from lib.selection import _invert, _invert_blocks, masses
 
 LAST = 1 - 2**-53  # the largest uniform
 uniforms = st.floats(0, LAST)
@@ -185,6 +186,37 @@ def test_inputs_stay_and_ids_are_int64(dtype, data):
 def test_an_empty_batch_gives_no_tokens():
     assert greedy(torch.empty(0, 5)).shape == (0,)
     assert sample(torch.empty(0, 5), torch.empty(0)).shape == (0,)
+
+
+@given(data=st.data())
+def test_the_search_by_blocks_finds_the_same_token(data):
+    """But for a u so close to an edge that the order of the summands decides."""
+    z = data.draw(logits(COARSE | EXTREME).filter(finite))
+    u, mass = luck(data, z), masses(z)
+    found = _invert_blocks(mass, u)
+    assert found.shape == u.shape
+    assert (mass.gather(-1, found[..., None]) > 0).all(), "no removed token"
+    sums = mass.cumsum(dim=-1)
+    edge = (sums - u[..., None] * sums[..., -1:]).abs().amin(dim=-1)
+    clear = edge > 1e-12 * sums[..., -1]
+    assert torch.equal(found[clear], _invert(mass, u)[clear])
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 3, 4, 63, 64, 65, 50_257])
+def test_the_search_by_blocks_bears_every_width_and_the_outermost_luck(vocab):
+    torch.manual_seed(0)
+    mass = masses(4 * torch.randn(200, vocab)).masked_fill(
+        torch.rand(200, vocab) < 0.9, 0.0
+    )
+    mass[:, -1:] += mass.sum(dim=-1, keepdim=True) == 0
+    for luck in (0.0, LAST, None):
+        u = (
+            torch.rand(200).double()
+            if luck is None
+            else torch.full((200,), luck, dtype=torch.float64)
+        )
+        assert torch.equal(_invert_blocks(mass, u.double()), _invert(mass, u))
+    assert _invert_blocks(mass[:0], torch.empty(0)).shape == (0,)
 
 
 @pytest.mark.gpu
