@@ -323,8 +323,12 @@ def _recorded(
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 step(model)
+        # cuBLAS keeps the memory it works in, one piece a stream, until someone like
+        # torch.compile frees it. A piece of its own belongs to the graph.
+        torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             step(model)
+        torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.current_stream(device).wait_stream(stream)
     return lambda _: graph.replay()
 

@@ -119,6 +119,7 @@ def test_looking_for_the_end_rarely_changes_no_token(on_gpu):
     assert torch.equal(whole[:, ids.shape[1] :], steps)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_choosing_a_token_does_not_wait_for_the_device():
     logits = torch.randn(3, 997, device="cuda")
     u = lib.uniforms(1, range(3), [0])[:, 0].cuda()

@@ -284,6 +284,7 @@ def test_a_recorded_step_sees_changed_weights_and_faults():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_recorded_step_waits_for_nothing():
     model = copy.deepcopy(random_model("llama")).cuda()
     call(model, do_sample=True)
@@ -295,6 +296,21 @@ def test_a_recorded_step_waits_for_nothing():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert int(step.ids.max()) < VOCAB
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_uses_no_memory_that_others_may_free():
+    """Compiled models of transformers free what cuBLAS worked in, and so do we."""
+    model = copy.deepcopy(random_model("llama")).to("cuda", torch.bfloat16)
+    wanted = call(model)
+    kept = graph._kept[model]
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    rubbish = [torch.full((2**22,), torch.nan, device="cuda") for _ in range(64)]
+    assert torch.equal(call(model), wanted)
+    torch.cuda.synchronize()
+    assert graph._kept[model] is kept
+    assert all(bool(x.isnan().all()) for x in rubbish)
 
 
 @pytest.mark.gpu
