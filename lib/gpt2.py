@@ -8,22 +8,23 @@ tree of modules. Here the formula stands written out once, for the plain GPT-2 a
 with keys and values in tensors that are allocated in full at the start.
 
 **Weights in the order in which they are read.** Each token needs every weight once,
-so that no step is faster than one reading of them all. oneDNN comes close to that with
-a layout of its own. Matrices that fit in a processor's cache gain nothing and are used
-where they lie; those of a larger model are packed at its first generation. The copy
-takes as many bytes as the matrices, the head included (GPT-2 of 124M parameters in
-float32: 0.5 GB), and is freed with the model. ``pack`` puts it in the place of the
-module's own weights instead.
+so that no step is faster than one reading of them all. A row times a matrix comes
+close to that where memory runs along the matrix's longer side: three of a layer's four
+matrices lie so, the fourth and the head are copied (GPT-2 of 124M parameters in
+float32: 0.27 GB). Several rows come close in a layout of oneDNN's, for which all are
+copied (0.5 GB). A copy is made at a model's first generation of its kind and freed
+with the model; matrices that fit in a processor's cache gain nothing and are used
+where they lie. ``pack`` puts oneDNN's layout in the place of the module's own weights.
 
 A copy can grow stale: weights may change between two generations, and not every way
 to change them leaves a trace (writing through ``weight.data`` counts no version). So
-each generation multiplies every packed matrix by one random vector and compares the
-product with the one taken when it was packed. This costs about one more reading of the
-weights a generation, and misses only what is lost in the rounding of a product.
+each generation multiplies every copied matrix by one random vector and compares the
+product with the one taken when it was copied. This costs at most about one more reading
+of the weights a generation, and misses only what is lost in the rounding of a product.
 
 The operators that pack are not part of PyTorch's public interface. Where they are
-missing, or where the copy would take more than a quarter of the machine's memory, the
-matrices are used where they lie, whatever their size.
+missing, or where a full copy would take more than a quarter of the machine's memory,
+the matrices are used where they lie, whatever their size.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class GPT2Forward:
         self, model: Any, attention_mask: Tensor | None, rows: int, length: int
     ) -> None:
         gpt2 = model.transformer
-        linears = iter(_linears(model))
+        linears = iter(_linears(model, rows))
         self._layers = [_Layer.read(block, linears) for block in gpt2.h]
         self._head = next(linears)
         self._norm = _norm(gpt2.ln_f)
@@ -276,32 +277,35 @@ def _places(model: Any) -> Iterator[tuple[Any, str]]:
     yield model, "lm_head"
 
 
-# Of each model, by place: the product that shows whether the weight is still the one
-# that was packed, and the packed weight.
-_copies: WeakKeyDictionary[Any, dict[int, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+# Of each model, by layout and place: the product that shows whether the weight is still
+# the one that was copied, and the copy.
+_Copies = dict[tuple[bool, int], tuple[Tensor, Tensor]]
+_copies: WeakKeyDictionary[Any, _Copies] = WeakKeyDictionary()
 
 
-def _linears(model: Any) -> Iterator[Function]:
+def _linears(model: Any, rows: int) -> Iterator[Function]:
     """The linear layers as functions, in the order in which a step needs them."""
     linears = [getattr(place, name) for place, name in _places(model)]
     size = sum(x.weight.nbytes for x in linears if not isinstance(x, PackedLinear))
-    copies = None
-    if size > _CACHE and size <= _memory() / 4 and _can_pack(model.dtype):
-        copies = _copies.setdefault(model, {})
+    worth = _CACHE < size <= _memory() / 4
+    single = worth and rows == 1 and model.dtype == torch.float32
+    packs = worth and not single and _can_pack(model.dtype)
     for index, linear in enumerate(linears):
         if isinstance(linear, PackedLinear):
             yield linear.forward
-        elif copies is not None:
-            packed = _current(copies, index, linear)
+            continue
+        weight = _out_in(linear)
+        if packs:
+            packed = _current(model, (False, index), weight, _packed)
             yield partial(_packed_affine, linear.bias, packed)
-        elif isinstance(linear, nn.Linear):
-            yield partial(F.linear, weight=linear.weight, bias=linear.bias)
         else:
-            yield partial(_affine, linear.bias, linear.weight)
+            if single and not _lies_along(weight):
+                weight = _current(model, (True, index), weight, _along)
+            yield partial(_affine, linear.bias, weight)
 
 
-def _affine(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    return torch.addmm(bias, x, weight)
+def _affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
+    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
 
 
 def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
@@ -310,17 +314,32 @@ def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _current(
-    copies: dict[int, tuple[Tensor, Tensor]], index: int, linear: Any
+    model: Any,
+    key: tuple[bool, int],
+    weight: Tensor,
+    arrange: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The packed weight, packed again if the module's has changed."""
-    weight = _out_in(linear)
+    """The weight arranged, and arranged again if the module's has changed."""
+    copies = _copies.setdefault(model, {})
     luck = torch.Generator().manual_seed(0)
     probe = torch.randn(weight.shape[1], generator=luck, dtype=weight.dtype)
     product = weight @ probe
-    known = copies.get(index)
+    known = copies.get(key)
     if known is None or not torch.equal(known[0], product):
-        copies[index] = product, _packed(weight)
-    return copies[index][1]
+        copies[key] = product, arrange(weight)
+    return copies[key][1]
+
+
+def _lies_along(weight: Tensor) -> bool:
+    """Whether memory runs along the longer side of a matrix ``(out, in)``."""
+    longer_out = weight.shape[0] >= weight.shape[1]
+    return (weight.T if longer_out else weight).is_contiguous()
+
+
+def _along(weight: Tensor) -> Tensor:
+    """The same matrix, its memory along its longer side."""
+    longer_out = weight.shape[0] >= weight.shape[1]
+    return weight.T.contiguous().T if longer_out else weight.contiguous()
 
 
 def _out_in(linear: Any) -> Tensor:

@@ -20,6 +20,7 @@ from lib.forward import CachedForward
 
 SINGLE, PADDED = (9,), (5, 9, 1, 6)
 NEW = 24
+LAYERS = FAMILIES["gpt2"]().config.n_layer
 SHAPES = pytest.mark.parametrize("lengths", [SINGLE, PADDED], ids=["alone", "padded"])
 LAYOUTS = ("in place", "copied", "replaced")
 needs_packing = pytest.mark.skipif(
@@ -297,33 +298,53 @@ def test_a_change_of_weights_is_seen(layout, change, monkeypatch):
     assert torch.equal(ours(model, ids, mask), wanted)
 
 
-@needs_packing
-def test_unchanged_weights_are_packed_once(monkeypatch):
-    model, (ids, _) = lay_out(fresh(), "copied", monkeypatch), prompts(SINGLE)
-    packed = []
-    pack = gpt2._packed
-    monkeypatch.setattr(
-        gpt2, "_packed", lambda weight: packed.append(weight) or pack(weight)
-    )
+@pytest.mark.parametrize(
+    ("lengths", "arrange", "copies"),
+    [
+        pytest.param(PADDED, "_packed", 4 * LAYERS + 1, marks=needs_packing),
+        # The other matrices of a layer lie along their longer side as they are.
+        (SINGLE, "_along", LAYERS + 1),
+    ],
+    ids=["several rows", "one row"],
+)
+def test_unchanged_weights_are_copied_once(lengths, arrange, copies, monkeypatch):
+    model, (ids, mask) = lay_out(fresh(), "copied", monkeypatch), prompts(lengths)
+    made = []
+    real = getattr(gpt2, arrange)
+    monkeypatch.setattr(gpt2, arrange, lambda weight: made.append(1) or real(weight))
     for _ in range(3):
-        ours(model, ids, None)
-    assert len(packed) == 4 * model.config.n_layer + 1
-    no_grad(model)
-    ours(model, ids, None)
-    assert len(packed) == 4 * model.config.n_layer + 2
+        ours(model, ids, mask)
+    assert len(made) == copies
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_proj.weight.mul_(2)
+    ours(model, ids, mask)
+    assert len(made) == copies + 1
+
+
+def test_a_copy_for_one_row_lies_along_its_longer_side():
+    for shape in ((5, 3), (3, 5), (4, 4)):
+        for weight in (torch.randn(shape), torch.randn(shape[::-1]).T):
+            copy = gpt2._along(weight)
+            assert torch.equal(copy, weight)
+            assert gpt2._lies_along(copy)
+            assert copy.stride(0 if shape[0] >= shape[1] else 1) == 1
+    assert not gpt2._lies_along(torch.randn(5, 3))
+    assert gpt2._lies_along(torch.randn(3, 5))
 
 
 @needs_packing
 def test_the_copy_goes_with_the_model(monkeypatch):
-    model, (ids, _) = lay_out(fresh(), "copied", monkeypatch), prompts(SINGLE)
+    model = lay_out(fresh(), "copied", monkeypatch)
     gc.collect()
     before = len(gpt2._copies)
-    ours(model, ids, None)
-    packed = weakref.ref(gpt2._copies[model][0][1])
+    for lengths in (SINGLE, PADDED):
+        ours(model, *prompts(lengths))
+    copies = [weakref.ref(copy) for _, copy in gpt2._copies[model].values()]
+    assert len(copies) == 5 * LAYERS + 2
     assert len(gpt2._copies) == before + 1
     del model
     gc.collect()
-    assert packed() is None
+    assert not any(copy() is not None for copy in copies)
     assert len(gpt2._copies) == before
 
 
