@@ -8,13 +8,14 @@ tree of modules. Here the formula stands written out once, for the plain GPT-2 a
 with keys and values in tensors that are allocated in full at the start.
 
 **Weights in the order in which they are read.** Each token needs every weight once,
-so that no step is faster than one reading of them all. A row times a matrix comes
-close to that where memory runs along the matrix's longer side: three of a layer's four
-matrices lie so, the fourth and the head are copied (GPT-2 of 124M parameters in
-float32: 0.27 GB). Several rows come close in a layout of oneDNN's, for which all are
-copied (0.5 GB). A copy is made at a model's first generation of its kind and freed
-with the model; matrices that fit in a processor's cache gain nothing and are used
-where they lie. ``pack`` puts oneDNN's layout in the place of the module's own weights.
+so that no step is faster than one reading of them all. oneDNN comes close to that with
+a layout of its own, for which all matrices are copied, the head included (GPT-2 of
+124M parameters in float32: 0.5 GB). One row on one thread comes closer where memory
+runs along a matrix's longer side: three of a layer's four matrices lie so, the fourth
+and the head are copied (0.27 GB). A copy is made at a model's first generation of its
+kind and freed with the model; matrices that fit in a processor's cache gain nothing and
+are used where they lie. ``pack`` puts oneDNN's layout in the place of the module's own
+weights.
 
 A copy can grow stale: weights may change between two generations, and not every way
 to change them leaves a trace (writing through ``weight.data`` counts no version). So
@@ -288,7 +289,8 @@ def _linears(model: Any, rows: int) -> Iterator[Function]:
     linears = [getattr(place, name) for place, name in _places(model)]
     size = sum(x.weight.nbytes for x in linears if not isinstance(x, PackedLinear))
     worth = _CACHE < size <= _memory() / 4
-    single = worth and rows == 1 and model.dtype == torch.float32
+    single = worth and rows == torch.get_num_threads() == 1
+    single = single and model.dtype == torch.float32
     packs = worth and not single and _can_pack(model.dtype)
     for index, linear in enumerate(linears):
         if isinstance(linear, PackedLinear):

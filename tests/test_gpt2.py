@@ -299,15 +299,19 @@ def test_a_change_of_weights_is_seen(layout, change, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "arrange", "copies"),
+    ("lengths", "threads", "arrange", "copies"),
     [
-        pytest.param(PADDED, "_packed", 4 * LAYERS + 1, marks=needs_packing),
+        pytest.param(PADDED, 1, "_packed", 4 * LAYERS + 1, marks=needs_packing),
+        pytest.param(SINGLE, 2, "_packed", 4 * LAYERS + 1, marks=needs_packing),
         # The other matrices of a layer lie along their longer side as they are.
-        (SINGLE, "_along", LAYERS + 1),
+        (SINGLE, 1, "_along", LAYERS + 1),
     ],
-    ids=["several rows", "one row"],
+    ids=["several rows", "several threads", "one row"],
 )
-def test_unchanged_weights_are_copied_once(lengths, arrange, copies, monkeypatch):
+def test_unchanged_weights_are_copied_once(
+    lengths, threads, arrange, copies, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     model, (ids, mask) = lay_out(fresh(), "copied", monkeypatch), prompts(lengths)
     made = []
     real = getattr(gpt2, arrange)
