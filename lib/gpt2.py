@@ -13,9 +13,9 @@ a layout of its own, for which all matrices are copied, the head included (GPT-2
 124M parameters in float32: 0.5 GB). One row on one thread comes closer where memory
 runs along a matrix's longer side: three of a layer's four matrices lie so, the fourth
 and the head are copied (0.27 GB). A copy is made at a model's first generation of its
-kind and freed with the model; matrices that fit in a processor's cache gain nothing and
-are used where they lie. ``pack`` puts oneDNN's layout in the place of the module's own
-weights.
+kind and freed with the model. (For several rows, matrices that fit in a processor's
+cache gain nothing and are used where they lie.) ``pack`` puts oneDNN's layout in the
+place of the module's own weights.
 
 A copy can grow stale: weights may change between two generations, and not every way
 to change them leaves a trace (writing through ``weight.data`` counts no version). So
@@ -288,10 +288,10 @@ def _linears(model: Any, rows: int) -> Iterator[Function]:
     """The linear layers as functions, in the order in which a step needs them."""
     linears = [getattr(place, name) for place, name in _places(model)]
     size = sum(x.weight.nbytes for x in linears if not isinstance(x, PackedLinear))
-    worth = _CACHE < size <= _memory() / 4
-    single = worth and rows == torch.get_num_threads() == 1
-    single = single and model.dtype == torch.float32
-    packs = worth and not single and _can_pack(model.dtype)
+    dtype, fits = model.transformer.wte.weight.dtype, size <= _memory() / 4
+    alone = rows == torch.get_num_threads() == 1 and dtype == torch.float32
+    single = fits and alone
+    packs = fits and not alone and size > _CACHE and _can_pack(dtype)
     for index, linear in enumerate(linears):
         if isinstance(linear, PackedLinear):
             yield linear.forward
