@@ -288,11 +288,11 @@ def cache_stale(monkeypatch):
     def stale(self, ids, mask):
         import copy
 
-        if self._cache is None:
+        if self.cache is None:
             logits = step(self, ids, mask)
-            self.first = copy.deepcopy(self._cache)
+            self.first = copy.deepcopy(self.cache)
             return logits
-        self._cache = copy.deepcopy(self.first)
+        self.cache = copy.deepcopy(self.first)
         return step(self, ids, None)
 
     monkeypatch.setattr(CachedForward, "logits", stale)
@@ -303,7 +303,7 @@ def cache_lost(monkeypatch):
     step = CachedForward.logits
 
     def lost(self, ids, mask):
-        self._cache = None
+        self.cache = None
         return step(self, ids[:, -1:], None if mask is None else mask[:, -1:])
 
     monkeypatch.setattr(CachedForward, "logits", lost)
@@ -313,7 +313,7 @@ def token_before_the_last(monkeypatch):
     step = CachedForward.logits
 
     def late(self, ids, mask):
-        if self._cache is not None:
+        if self.cache is not None:
             ids = torch.cat([ids[:, :-1], ids[:, -2:-1]], dim=1)
         return step(self, ids, mask)
 
