@@ -303,11 +303,11 @@ def _linears(model: Any, rows: int) -> Iterator[Function]:
         else:
             if single and not _lies_along(weight):
                 weight = _current(model, (True, index), weight, _along)
-            yield partial(_affine, linear.bias, weight)
+            yield partial(_affine, linear.bias, weight.T)
 
 
-def _affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
-    return x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
+def _affine(bias: Tensor | None, matrix: Tensor, x: Tensor) -> Tensor:
+    return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
 
 
 def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
