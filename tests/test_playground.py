@@ -297,6 +297,26 @@ def test_stopping_loses_nothing(visit, tiny):
     assert stop["whole"] == whole
 
 
+def test_a_button_pressed_too_early_breaks_nothing(visit):
+    hasty = visit["hasty"]
+    assert not hasty["errors"]
+    assert hasty["alert"] == ""
+    assert len(hasty["whole"]) > 40
+    assert hasty["spoken"].startswith("Text A: ")
+
+
+def test_another_way_closes_the_panel_and_keeps_the_focus(visit):
+    hasty = visit["hasty"]
+    assert hasty["open"] == 1
+    assert hasty["after"]["open"] == 0
+    assert hasty["after"]["focus"] == "Original"
+    assert hasty["after"]["whole"] == hasty["whole"]
+
+
+def test_a_library_that_fails_is_asked_of_nobody_else(visit):
+    assert visit["astray"] == []
+
+
 def test_without_a_pointer(visit, tiny):
     _, tokenizer = tiny
     settings = STORY | {"max_new_tokens": 60}

@@ -8,6 +8,8 @@
     return new Promise((resolve, reject) => {
       const node = document.createElement("script");
       node.src = vendor + path;
+      // Where a library fails the loader asks elsewhere, by itself on a content network.
+      node.dataset.jupyterWidgetsCdn = vendor;
       node.onload = resolve;
       node.onerror = () => reject(new Error(`${path} could not be loaded`));
       document.head.append(node);
@@ -20,6 +22,7 @@
     // be, hence the names of what is inside the one file.
     const inside = vendor + "html-manager/";
     window.require.config({
+      waitSeconds: 0, // a slow line is no failure
       paths: {
         anywidget: vendor + "anywidget/index",
         "@jupyter-widgets/base": inside + "base",

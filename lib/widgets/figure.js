@@ -38,7 +38,7 @@ export function floats(model, name) {
   return new Float32Array(bytes.slice().buffer); // a copy, for the alignment
 }
 
-/** One row of a matrix trait: logits (rows, vocab). */
+/** The rows of a matrix trait: logits (rows, vocab). */
 export function rowsOf(model, name = "logits") {
   const all = floats(model, name);
   const width = model.get("vocab");
@@ -52,6 +52,8 @@ export function wordsOf(model) {
   return JSON.parse(model.get("words"));
 }
 
+// Each figure brings its own copy of this module: numbers alone would not be unique.
+const unique = Math.random().toString(36).slice(2, 10);
 let labels = 0;
 
 /**
@@ -59,8 +61,9 @@ let labels = 0;
  * `at` maps its position to the value it stands for, `format` writes that value.
  */
 export function slider({ label, min, max, step, value, at = Number, format = String, onchange }) {
-  const id = `ntb-slider-${++labels}`;
-  const written = html("output", { for: id });
+  const id = `ntb-slider-${unique}-${++labels}`;
+  // Silent: the slider itself says its value, and an output would say it once more.
+  const written = html("output", { for: id, "aria-live": "off" });
   const input = html("input", { id, type: "range", min, max, step, value });
   const show = () => {
     written.textContent = format(at(input.valueAsNumber));
@@ -85,7 +88,7 @@ export function slider({ label, min, max, step, value, at = Number, format = Str
 
 /** A labelled choice among texts; its value is the index of the chosen one. */
 export function choice({ label, options, value = 0, onchange }) {
-  const id = `ntb-choice-${++labels}`;
+  const id = `ntb-choice-${unique}-${++labels}`;
   const select = html(
     "select",
     { id, onchange },

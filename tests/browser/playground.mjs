@@ -254,6 +254,56 @@ async function trouble() {
   return { failure, text, alert };
 }
 
+/** Buttons pressed at the wrong moment: a comparison while files come, a way while a panel is open. */
+async function hasty() {
+  const errors = [];
+  const { context } = await newcomer();
+  const there = await open(context, PAGE, { errors, outside: [] });
+  await there.waitForSelector(".pg");
+  await there.route("**/model.safetensors*", async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await route.continue();
+  });
+  await there.fill("#pg-a-max_new_tokens", "40");
+  await there.click(".pg-primary");
+  await there.waitForSelector(".pg-loading:not([hidden])");
+  await there.click("button:text-is('Compare two settings')");
+  await there.waitForFunction(
+    () => /^max_new_tokens|^The model ended/.test(document.querySelector(".pg-status").textContent),
+    null,
+    { timeout: WRITTEN },
+  );
+  const [whole] = await texts(there);
+  const spoken = await there.locator(".pg-unseen[role=status]").textContent();
+  const alert = await alertOf(there);
+  await there.click("button:text-is('One setting again')");
+  // A branch, and then the first way again while the panel shows a token of the branch.
+  await options(there).nth(3).click();
+  await written(there, () => there.locator("button.pg-candidate").first().click());
+  const opened = await there.locator(".pg-open").count();
+  await there.click("button:text-is('Original')");
+  const after = {
+    open: await there.locator(".pg-open").count(),
+    focus: await focused(there),
+    whole: (await texts(there))[0],
+  };
+  await there.keyboard.press("Escape");
+  await context.close();
+  return { errors, whole, spoken, alert, open: opened, after };
+}
+
+/** A widget library that does not come: nobody else is asked for it. */
+async function astray() {
+  const { context } = await newcomer();
+  const outside = [];
+  const there = await open(context, "notebooks/01_softmax.html", { errors: [], outside });
+  await there.route("**/anywidget/index.js*", (route) => route.abort());
+  await there.locator(".live-figure").first().scrollIntoViewIfNeeded();
+  await there.waitForTimeout(4000);
+  await context.close();
+  return outside;
+}
+
 /** Without JavaScript the page says so. */
 async function plain() {
   const context = await browser.newContext({ javaScriptEnabled: false });
@@ -273,6 +323,8 @@ answer.stop = await stop(order.stop);
 answer.refusals = await refusals();
 answer.keyboard = await keyboard();
 answer.trouble = await trouble();
+answer.hasty = await hasty();
+answer.astray = await astray();
 answer.plain = await plain();
 
 await browser.close();

@@ -29,6 +29,7 @@ export class Column {
    * @param {() => void} actions.onedit a knob was moved
    * @param {(index: number) => void} actions.onchoose a token was chosen
    * @param {() => void} actions.onprogress the text is another
+   * @param {() => void} actions.onturn another way is shown
    * @param {(column: Column) => Promise<void>} actions.write have the order carried out
    */
   constructor(key, actions) {
@@ -64,8 +65,9 @@ export class Column {
     return this.way ? this.way.steps.map(({ token }) => token) : [];
   }
 
+  /** Whether any way is written on, shown or not. */
   get writing() {
-    return Boolean(this.way) && this.way.end === undefined;
+    return this.#ways.some(({ end }) => end === undefined);
   }
 
   /** The ids before a step, prompt included. @param {number} index */
@@ -122,6 +124,7 @@ export class Column {
   finish(way, end, speed) {
     Object.assign(way, { end, speed });
     if (way === this.way) this.#rest();
+    else this.#actions.onprogress();
   }
 
   /** How far the text is, or how it ended, in words. */
@@ -158,6 +161,13 @@ export class Column {
     return this.#actions.write(this);
   }
 
+  /** Show another way, with the focus where it was: on the way's button. */
+  #turn(index) {
+    this.#actions.onturn();
+    this.#enter(index, false);
+    this.#branches.children[index].focus();
+  }
+
   #show({ token, chosen }) {
     this.text.push(token, token !== chosen);
     this.#status.textContent = this.status;
@@ -165,7 +175,7 @@ export class Column {
   }
 
   #rest() {
-    this.text.rest();
+    if (this.way.end) this.text.rest();
     this.#status.textContent = this.status;
     this.#onward.hidden = !["stopped", "unwritten", "failed"].includes(this.way.end?.reason);
     this.#actions.onprogress();
@@ -179,7 +189,7 @@ export class Column {
           {
             type: "button",
             "aria-pressed": String(i === this.#at),
-            onclick: () => this.#enter(i, false),
+            onclick: () => this.#turn(i),
           },
           this.#nameOf(way),
         ),

@@ -47,7 +47,9 @@ export function field(knob, id, onchange) {
     /** The value, or undefined after saying what is wrong with it. */
     read() {
       try {
-        return parse(knob, self.text);
+        const value = parse(knob, self.text);
+        self.complain("");
+        return value;
       } catch (problem) {
         self.complain(problem.message);
         return undefined;

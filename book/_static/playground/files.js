@@ -13,15 +13,25 @@ const STORE = "the-next-token:tiny:";
 export async function file(name, progress = () => {}) {
   const url = new URL(`../tiny/${name}?v=${VERSION}`, import.meta.url).href;
   const store = await openStore();
-  const kept = await store?.match(url);
-  const bytes = kept ? new Uint8Array(await kept.arrayBuffer()) : await download(name, url, progress);
+  const kept = await read(store, url);
+  if (kept?.length === FILES[name]) return kept;
+  const bytes = await download(name, url, progress);
   if (bytes.length !== FILES[name]) {
-    await store?.delete(url);
     throw new Error(`${name} has ${bytes.length} bytes; it must have ${FILES[name]}`);
   }
   // Without room to keep it, it is fetched again next time.
-  if (!kept) await store?.put(url, new Response(bytes)).catch(() => {});
+  await store?.put(url, new Response(bytes)).catch(() => {});
   return bytes;
+}
+
+/** What is kept; nothing where the browser cannot read it, for it can be fetched. */
+async function read(store, url) {
+  try {
+    const kept = await store?.match(url);
+    return kept && new Uint8Array(await kept.arrayBuffer());
+  } catch {
+    return undefined;
+  }
 }
 
 /** A file of JSON. @param {string} name */

@@ -44,9 +44,9 @@ export class Model {
     });
   }
 
-  /** End what is being written. */
-  stop() {
-    this.#worker.postMessage({ type: "stop" });
+  /** End what is being written. @param {string} [lane] this one alone */
+  stop(lane) {
+    this.#worker.postMessage({ type: "stop", lane });
   }
 
   #take({ type, run, step, ...end }) {
@@ -58,6 +58,7 @@ export class Model {
 
   #fail(message) {
     this.broken = true;
+    this.#worker.terminate();
     for (const { resolve } of this.#runs.values()) resolve({ reason: "failed", message });
     this.#runs.clear();
   }

@@ -44,14 +44,18 @@ class Playground {
       new Column(key, {
         onedit: () => this.#edited(),
         onchoose: (index) => this.#choose(this.#columns["ab".indexOf(key)], index),
-        onprogress: () => this.#progressed(),
+        onprogress: () => {
+          this.#progressed();
+          this.#address();
+        },
+        onturn: () => this.#close(),
         write: (column) => this.#carryOut(column),
       }),
   );
   #write = html("button", { class: "pg-primary" }, "Write");
   #stop = button("Stop", () => this.#model.stop(), { disabled: true });
   #compare = button("Compare two settings", () => this.#toggle());
-  #copy = button("Copy link", () => this.#copyLink());
+  #copy = button("Copy link", () => this.#copyLink(), { disabled: true });
   #note = html("p", { class: "pg-note" }, `The first text loads the model: ${MEGABYTES} MB, once.`);
   #bar = html("progress", { id: "pg-progress", max: FILES["model.safetensors"], value: 0 });
   #loaded = html("label", { for: "pg-progress" });
@@ -83,10 +87,13 @@ class Playground {
       this.#submit();
     });
     this.form.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.#chosen) this.#close(true);
+      if (event.key === "Escape" && this.#chosen && !event.isComposing) this.#close(true);
     });
     this.#prompt.value = PROMPT;
-    this.#prompt.addEventListener("input", () => this.#edited());
+    this.#prompt.addEventListener("input", () => {
+      this.#complainOfPrompt("");
+      this.#edited();
+    });
     this.#prompt.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#submit();
     });
@@ -102,7 +109,10 @@ class Playground {
     this.#seed.value = request.seed;
     request.columns.forEach(({ settings }, i) => (this.#columns[i].knobs.values = settings));
     this.#comparing = request.columns.length > 1;
+    const [, b] = this.#columns;
+    if (!this.#comparing && b.writing) this.#model.stop(b.key);
     this.#layOut();
+    this.#edited();
     return this.#submit(
       request.columns.map(({ forced }) => forced),
       problems,
@@ -151,8 +161,9 @@ class Playground {
   async #submit(forced = [], problems = []) {
     const attempt = ++this.#attempt;
     this.#complain(problems.length ? ["This link was not followed in all:", ...problems] : []);
-    this.#promptError.textContent = "";
-    const settings = this.#active.map(({ knobs }) => knobs.read());
+    this.#complainOfPrompt("");
+    const columns = this.#active; // a comparison may begin or end while files come
+    const settings = columns.map(({ knobs }) => knobs.read());
     const seed = this.#seed.read();
     if (seed === undefined) this.#seed.focus();
     if (seed === undefined || settings.includes(undefined)) return;
@@ -161,10 +172,10 @@ class Playground {
     try {
       this.#tokenizer ??= new Tokenizer(await json("tokenizer.json"));
       const prompt = this.#tokenizer.encode(text);
-      if (!this.#fits(prompt, settings)) return;
+      if (!this.#fits(prompt, columns, settings)) return;
       await this.#loadModel();
       if (attempt !== this.#attempt) return;
-      this.#begin({ text, prompt, seed, settings, form, forced });
+      this.#begin({ text, prompt, seed, columns, settings, form, forced });
     } catch (error) {
       this.#loading.hidden = true;
       const again = button("Try again", () => this.#submit(forced, problems));
@@ -172,13 +183,15 @@ class Playground {
     }
   }
 
-  #begin({ text, prompt, seed, settings, form, forced }) {
+  #begin({ text, prompt, seed, columns, settings, form, forced }) {
     this.#close();
-    this.#shown = { prompt: text, seed, columns: this.#active };
+    const begun = columns.filter((column) => this.#active.includes(column));
+    this.#shown = { prompt: text, seed, columns: begun };
+    this.#copy.disabled = false;
     this.form.querySelector(".pg-result").hidden = false;
     this.#say("Writing.");
     const tokenizer = this.#tokenizer;
-    this.#active.forEach((column, i) => {
+    begun.forEach((column, i) => {
       const written = { prompt, seed, settings: settings[i], tokenizer, form: form[i] };
       column.begin(written, forced[i] ?? new Map());
     });
@@ -186,15 +199,15 @@ class Playground {
   }
 
   /** Whether prompt and new tokens fit the model; says what does not. */
-  #fits(prompt, settings) {
-    for (const [i, column] of this.#active.entries()) {
+  #fits(prompt, columns, settings) {
+    for (const [i, column] of columns.entries()) {
       try {
         checkLengths(prompt.length, settings[i], CONTEXT);
       } catch (error) {
         if (!(error instanceof LengthError)) throw error;
         if (error.field !== "prompt") column.knobs.complain(error.field, error.message);
         else {
-          this.#promptError.textContent = error.message;
+          this.#complainOfPrompt(error.message);
           this.#prompt.focus();
         }
         return false;
@@ -233,7 +246,8 @@ class Playground {
     const seconds = (performance.now() - begun) / 1000;
     column.finish(way, end, (way.steps.length - already) / seconds);
     if (this.#active.some(({ writing }) => writing)) return;
-    this.#say(this.#active.map((each) => `${this.#nameOf(each)}${each.status}.`).join(" "));
+    const written = this.#active.filter(({ way }) => way);
+    this.#say(written.map((each) => `${this.#nameOf(each)}${each.status}.`).join(" "));
   }
 
   /** A text has changed. */
@@ -244,14 +258,22 @@ class Playground {
       this.#stop.disabled = !writing;
     }
     this.#judge();
-    if (!this.#shown) return;
+  }
+
+  /** The address of what is shown. */
+  get link() {
+    if (!this.#shown) return "";
     const columns = this.#shown.columns.filter(({ way }) => way);
     const request = {
       ...this.#shown,
       columns: columns.map(({ written, way }) => ({ settings: written.settings, forced: way.forced })),
     };
-    const hash = `#${encode(request)}`;
-    if (hash !== location.hash) history.replaceState(history.state, "", hash);
+    return `#${encode(request)}`;
+  }
+
+  /** Put the link of what is shown into the address bar. */
+  #address() {
+    if (this.#shown && this.link !== location.hash) history.replaceState(history.state, "", this.link);
   }
 
   /** Say where two texts part, and mark it. */
@@ -264,7 +286,7 @@ class Playground {
     if (!both) return;
     const word = ({ tokens }) => `“${wordOf(this.#tokenizer, tokens[prefix])}”`;
     this.#verdict.textContent = differs
-      ? `The first ${prefix} tokens are the same. Token ${prefix + 1} is ${word(a)} in A and ` +
+      ? `The first ${prefix} token${prefix === 1 ? " is" : "s are"} the same. Token ${prefix + 1} is ${word(a)} in A and ` +
         `${word(b)} in B. In all, ${same} of ${places} places hold the same token.`
       : `No difference in the ${places} tokens that both texts have.`;
   }
@@ -324,10 +346,14 @@ class Playground {
     const [a, b] = this.#columns;
     this.#comparing = !this.#comparing;
     if (this.#comparing) b.knobs.copy(a.knobs);
-    else if (b.writing) this.#model.stop();
-    if (this.#shown && !this.#comparing) this.#shown.columns = [a];
+    else if (b.writing) this.#model.stop(b.key);
+    if (this.#shown && !this.#comparing) {
+      this.#shown.columns = [a];
+      this.#address();
+    }
     this.#close();
     this.#layOut();
+    this.#edited();
     if (this.#comparing) b.knobs.focus();
   }
 
@@ -341,6 +367,10 @@ class Playground {
     b.node.hidden = !this.#comparing;
     for (const column of [a, b]) column.title.textContent = this.#nameOf(column).replace(": ", "");
     a.title.hidden = !this.#comparing;
+    for (const column of [a, b]) {
+      const name = this.#comparing ? `Text ${column.key.toUpperCase()}` : "Text";
+      column.node.setAttribute("aria-label", name);
+    }
     this.#progressed();
   }
 
@@ -351,13 +381,18 @@ class Playground {
 
   async #copyLink() {
     try {
-      await navigator.clipboard.writeText(location.href);
+      await navigator.clipboard.writeText(new URL(this.link, location.href).href);
       this.#say("Link copied.");
       this.#copy.textContent = "Link copied";
       setTimeout(() => (this.#copy.textContent = "Copy link"), 2000);
     } catch {
       this.#complain(["This browser does not let a page copy. The link stands in the address bar."]);
     }
+  }
+
+  #complainOfPrompt(message) {
+    this.#promptError.textContent = message;
+    this.#prompt.setAttribute("aria-invalid", message !== "");
   }
 
   /** @param {string[]} lines @param {Node[]} more */
@@ -372,6 +407,9 @@ class Playground {
 }
 
 const playground = new Playground(document.getElementById("the-playground"));
-const follow = () => isLink(location.hash) && playground.open(location.hash);
+function follow() {
+  const { hash } = location;
+  if (isLink(hash) && hash !== playground.link) playground.open(hash);
+}
 addEventListener("hashchange", follow);
 follow();

@@ -90,8 +90,8 @@ export class TokenText {
 
   /** @param {number} index */
   focus(index) {
-    this.#options[index].focus({ preventScroll: true });
-    this.#options[index].scrollIntoView({ block: "nearest" });
+    this.#options[index]?.focus({ preventScroll: true });
+    this.#options[index]?.scrollIntoView({ block: "nearest" });
   }
 
   /** Choose a token. @param {number} index */

@@ -3,7 +3,7 @@
  *
  * In:  { type: "load", config, weights }
  *      { type: "write", lane, run, order }   a new order for a lane ends its last one
- *      { type: "stop" }                      every lane
+ *      { type: "stop", lane? }               one lane, or every one
  * Out: { type: "ready" }
  *      { type: "step", run, step }
  *      { type: "end", run, reason: "eos" | "length" | "stopped" | "failed", message? }
@@ -32,16 +32,17 @@ const tasks = {
 
   async write({ lane, run, order }) {
     runs.set(lane, run);
-    if (!lanes.has(lane)) lanes.set(lane, new Lane(model));
     try {
+      if (!lanes.has(lane)) lanes.set(lane, new Lane(model));
       postMessage({ type: "end", run, reason: await carryOut(lane, run, order) });
     } catch (error) {
       postMessage({ type: "end", run, reason: "failed", message: error.message });
     }
   },
 
-  stop() {
-    runs.clear();
+  stop({ lane }) {
+    if (lane === undefined) runs.clear();
+    else runs.delete(lane);
   },
 };
 
