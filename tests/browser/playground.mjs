@@ -198,8 +198,8 @@ async function keyboard() {
 async function stop({ link }) {
   await page.evaluate((hash) => (location.hash = hash), link);
   await options(page).nth(5).waitFor();
-  await page.screenshot({ path: path.join(order.shots, "playground.2-during.png"), fullPage: true });
   const [stopped] = await written(page, () => page.click("button:text-is('Stop')"));
+  await page.screenshot({ path: path.join(order.shots, "playground.2-stopped.png"), fullPage: true });
   const [status] = await statuses(page);
   const [whole] = await written(page, () => page.click("button:text-is('Write on')"));
   return { stopped, status, whole };
