@@ -287,7 +287,7 @@ def _step_for(request: Request, layers: Layers) -> RecordedStep | None:
         return None
     try:
         return RecordedStep(request, layers, length)
-    except RuntimeError as error:
+    except Exception as error:  # of a model that has another idea of its arguments
         _refused.add(model)
         warnings.warn(
             f"a step of {type(model).__name__} cannot be recorded as a CUDA graph, "
@@ -313,8 +313,9 @@ def _key(request: Request, length: int) -> tuple[Any, ...]:
 def _recorded(
     step: Callable[[Any], None], model: Any, device: torch.device
 ) -> Callable[[Any], None]:
-    """The step as a graph; without a GPU the step itself."""
+    """The step as a graph; without a GPU the step itself, tried once."""
     if device.type != "cuda":
+        _evaluated(step, model)
         return partial(_evaluated, step)
     stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))

@@ -14,6 +14,7 @@ from itertools import pairwise
 import pytest
 import torch
 from model_zoo import VOCAB, prompts, random_model
+from transformers import FalconConfig, FalconForCausalLM
 
 import lib
 from lib import generator, graph
@@ -235,6 +236,17 @@ def test_what_cannot_be_recorded_is_said_once_and_done(llama, recording, monkeyp
         assert torch.equal(found, call(llama))
     assert torch.equal(found, unrecorded(llama))
     assert len(tried) == 1
+
+
+def test_a_model_that_reads_its_mask_in_another_way_is_asked_for_each_step(recording):
+    """Falcon with ALiBi makes its positions from a mask of zeros and ones."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = FalconConfig(vocab_size=VOCAB, alibi=True, **sizes, **special)
+    model = FalconForCausalLM(config).eval()
+    with pytest.warns(RuntimeWarning, match="FalconForCausalLM cannot be recorded"):
+        found = call(model)
+    assert torch.equal(found, unrecorded(model))
 
 
 def test_a_compiled_model_runs_compiled_but_for_the_prompt(llama, recording):
