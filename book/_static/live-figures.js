@@ -22,7 +22,8 @@
     // be, hence the names of what is inside the one file.
     const inside = vendor + "html-manager/";
     window.require.config({
-      waitSeconds: 0, // a slow line is no failure
+      // A slow line is no failure.
+      waitSeconds: 0,
       paths: {
         anywidget: vendor + "anywidget/index",
         "@jupyter-widgets/base": inside + "base",
