@@ -162,7 +162,7 @@ def race(
 
 
 def per_second(row: _measure.Row) -> str:
-    return f"{1 / row['seconds']['lib']:.4g}"
+    return f"{float(format(1 / row['seconds']['lib'], '.3g')):,g}"
 
 
 def of_the_limit(row: _measure.Row) -> str:
