@@ -63,7 +63,7 @@ colab: install  ## each notebook alone, with Colab's versions
 	$(PYTHON) tools/colab_leg.py
 
 # What the figures are compared with, beside transformers, is installed for them alone.
-bench: install  ## measure speed, memory and start-up anew, an hour on a quiet machine
+bench: install  ## measure speed, memory and start-up anew, two hours on a quiet machine
 	$(PIP) install -q -r benchmarks/requirements.txt
 	for name in step ngram generation memory startup; do \
 	  $(BIN)/python benchmarks/$$name.py || exit 1; done

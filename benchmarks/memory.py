@@ -1,6 +1,6 @@
 """The memory of a generation: its peak, and whether it grows from one to the next.
 
-    python benchmarks/memory.py           measure, write memory.json: an hour
+    python benchmarks/memory.py           measure, write memory.json: an hour and a half
     python benchmarks/memory.py --quick   try everything once, write nothing
     python benchmarks/memory.py --table   print the table of memory.json
 
