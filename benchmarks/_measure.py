@@ -20,7 +20,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,23 +159,37 @@ def table(rows: Sequence[Row], columns: Mapping[str, Column]) -> str:
 
 def main(
     script: str,
-    rows: Callable[[bool], list[Row]],
+    rows: Callable[[bool], Iterable[Row]],
     columns: Mapping[str, Column],
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """The command line of a script, which passes its ``__file__``."""
+    """The command line of a script, which passes its ``__file__``.
+
+    Rows are told as they are measured. A run that is interrupted prints those it has,
+    and leaves the file of an earlier, complete one.
+    """
     results = Path(script).with_suffix(".json")
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{Path(script).name}")
     parser.add_argument("--quick", action="store_true", help="try everything once")
     parser.add_argument("--table", action="store_true", help="print the table alone")
     options = parser.parse_args(arguments)
     if options.table:
-        data = json.loads(results.read_text("utf-8"))
-    else:
+        print(table(json.loads(results.read_text("utf-8"))["rows"], columns))
+        return
+    measured: list[Row] = []
+    try:
+        for row in rows(options.quick):
+            measured.append(row)
+            print(f"row {len(measured)}: {_told(row)}", file=sys.stderr, flush=True)
+    finally:
+        print(table(measured, columns))
+    if not options.quick:
         # The machine is described after the run, which sets the number of threads.
-        measured = rows(options.quick)
         data = {"machine": machine(), "rounds": ROUNDS, "rows": measured}
-    if not (options.table or options.quick):
         text = json.dumps(data, indent=1, ensure_ascii=False)
         results.write_text(text + "\n", "utf-8")
-    print(table(data["rows"], columns))
+
+
+def _told(row: Row) -> str:
+    """A row in a line, for who waits."""
+    return ", ".join(f"{k} {v}" for k, v in row.items() if not isinstance(v, dict))

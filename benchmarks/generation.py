@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -193,25 +193,22 @@ def prompts(rows: int, vocab: int) -> Tensor:
     return torch.randint(1, vocab - 1, (rows, PROMPT), generator=source)
 
 
-def embedded(quick: bool) -> list[_measure.Row]:
+def embedded(quick: bool) -> Iterator[_measure.Row]:
     """The embedded model, its vocabulary's random words for a prompt, one thread."""
     torch.set_num_threads(1)
     model, _ = lib.load("tiny", device="cpu")
     contestants = {"lib": partial(ours, model), "transformers": partial(theirs, model)}
-    found = []
     for rows in (1, 8):
         ids = prompts(rows, model.config.vocab_size)
         for choice in CHOICES:
             new = 4 if quick else 128
-            row = race("tiny", contestants, ids, new, choice, quick=quick)
-            found.append(row)
+            yield race("tiny", contestants, ids, new, choice, quick=quick)
     naive = {
         "lib": partial(ours, model, ids[:1], new, do_sample=False),
         "without a cache": partial(without_cache, model, ids[:1], new),
     }
     facts = {"batch": 1, "choice": "greedy", "new_tokens": new}
-    row = _measure.compare("tiny", naive, quick=quick, units=new, **facts)
-    return [*found, row]
+    yield _measure.compare("tiny", naive, quick=quick, units=new, **facts)
 
 
 def gpt2_model(quick: bool) -> Any:
@@ -223,32 +220,24 @@ def gpt2_model(quick: bool) -> Any:
     return GPT2LMHeadModel(GPT2Config(initializer_range=0.1, **small)).eval()
 
 
-def gpt2(quick: bool) -> list[_measure.Row]:
+def gpt2(quick: bool) -> Iterator[_measure.Row]:
     model = gpt2_model(quick)
     contestants = {"lib": partial(ours, model), "transformers": partial(theirs, model)}
     if find_spec("ctranslate2"):
         contestants["CTranslate2"] = elsewhere(quick)
     new, memory = (4 if quick else 64), torch.ones(weights_read(model) // 4)
-    found = [
-        race(
-            "GPT-2 124M",
-            contestants,
-            prompts(rows, model.config.vocab_size),
-            new,
-            choice,
-            quick=quick,
-            memory=memory,
-        )
-        for rows in (1, 8)
-        for choice in CHOICES
-    ]
-    return [*found, bfloat16(model, quick)]
+    for rows in (1, 8):
+        ids = prompts(rows, model.config.vocab_size)
+        for choice in CHOICES:
+            facts = {"quick": quick, "memory": memory}
+            yield race("GPT-2 124M", contestants, ids, new, choice, **facts)
+    yield bfloat16(model, new, quick)
 
 
-def bfloat16(model: Any, quick: bool) -> _measure.Row:
-    """Half the bytes against ours in float32; of use with AVX-512 alone."""
+def bfloat16(model: Any, new: int, quick: bool) -> _measure.Row:
+    """Half the bytes, against ours in float32."""
     half = copy.deepcopy(model).to(torch.bfloat16)
-    new, ids = 4, prompts(1, model.config.vocab_size)
+    ids = prompts(1, model.config.vocab_size)
     calls: Contestants = {
         "lib, bfloat16": partial(ours, half, ids, new, do_sample=False),
         "lib": partial(ours, model, ids, new, do_sample=False),
@@ -257,9 +246,10 @@ def bfloat16(model: Any, quick: bool) -> _measure.Row:
     return _measure.compare("GPT-2 124M", calls, quick=quick, units=new, **facts)
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     disable_progress_bar()
-    return [*embedded(quick), *gpt2(quick)]
+    yield from embedded(quick)
+    yield from gpt2(quick)
 
 
 def per_second(name: str) -> _measure.Column:

@@ -18,7 +18,7 @@ that costs; a stop string costs the same.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -99,27 +99,25 @@ def bytes_read(model: Any) -> int:
     return sum(p.nbytes for p in model.parameters()) - spared
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     if not (torch.cuda.is_available() or quick):
         raise SystemExit("this machine has no GPU: --quick tries everything on the CPU")
-    found = []
     for name in MODELS:
         for batch in (1, 32):
-            found += races(name, batch, quick=quick)
-    return found
+            yield from races(name, batch, quick=quick)
 
 
-def races(name: str, batch: int, *, quick: bool) -> list[_measure.Row]:
+def races(name: str, batch: int, *, quick: bool) -> Iterator[_measure.Row]:
     """All choices of one model and batch."""
     torch.manual_seed(0)
     torch._dynamo.reset()  # what was compiled for another batch would grow general
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = MODELS[name](quick).eval().to(torch.bfloat16)
     choices = CHOICES if batch == 1 else ("greedy", "sampled")
-    found = [race(name, model, batch, choice, quick=quick) for choice in choices]
+    for choice in choices:
+        yield race(name, model, batch, choice, quick=quick)
     if batch == 1 and not quick:  # compiling takes a minute, and a compiler
-        found.append(race(name, model, batch, "greedy", compiled=True, quick=quick))
-    return found
+        yield race(name, model, batch, "greedy", compiled=True, quick=quick)
 
 
 def race(

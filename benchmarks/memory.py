@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +126,19 @@ def of_one(model: str, batch: int, new: int, rounds: int) -> _measure.Row:
     return {**row, "of_theirs": _measure.spread(shares)}
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     if quick:
         cases, new, count, rounds = [("tiny", 1)], 4, 10, 1
     else:
         cases = [("Llama 42M", 1), ("Llama 42M", 8)]
         cases += [("GPT-2 124M", 1), ("GPT-2 124M, packed", 1)]
         new, count, rounds = 1000, 1000, _measure.ROUNDS
-    found = [of_one(model, batch, new, rounds) for model, batch in cases]
+    for model, batch in cases:
+        yield of_one(model, batch, new, rounds)
     for model in ("tiny",) if quick else ("tiny", "Llama 42M"):
         grown = megabytes(alone(growth, model, count))
         facts = {"case": f"{count} generations", "model": model, "batch": 1}
-        found.append({**facts, "growth": grown})
-    return found
+        yield {**facts, "growth": grown}
 
 
 def bytes_of(way: str, moment: str) -> _measure.Column:

@@ -12,7 +12,7 @@ which does the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import _measure
 import torch
@@ -48,9 +48,10 @@ def steps(
     return run
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     torch.set_num_threads(1)
-    return [_row(length, quick) for length in (LENGTHS[:1] if quick else LENGTHS)]
+    for length in LENGTHS[:1] if quick else LENGTHS:
+        yield _row(length, quick)
 
 
 def _row(length: int, quick: bool) -> _measure.Row:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import _measure
 import torch
@@ -45,14 +45,12 @@ def process(arguments: list[str]) -> Callable[[], object]:
     )
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     torch.set_num_threads(1)
     contestants = {name: process(command) for name, command in PROGRAMS.items()}
     first, *_ = PAIRS
-    return [
-        _row(before, after, contestants, quick)
-        for before, after in ([first] if quick else PAIRS)
-    ]
+    for before, after in [first] if quick else PAIRS:
+        yield _row(before, after, contestants, quick)
 
 
 def _row(

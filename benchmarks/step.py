@@ -12,7 +12,7 @@ of the history, choose. Theirs is what ``model.generate`` does there: its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -195,9 +195,10 @@ def nucleus_sizes(settings: dict[str, Any], logits: Sequence[Tensor]) -> list[in
     return [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
 
 
-def rows(quick: bool) -> list[_measure.Row]:
+def rows(quick: bool) -> Iterator[_measure.Row]:
     torch.set_num_threads(1)
-    return [_row(case, quick) for case in (cases()[::9] if quick else cases())]
+    for case in cases()[::9] if quick else cases():
+        yield _row(case, quick)
 
 
 def _row(case: Case, quick: bool) -> _measure.Row:

@@ -7,35 +7,18 @@ a larger one waits for weights. Two things follow.
 tree of modules. Here the formula stands written out once, for the plain GPT-2 alone,
 with keys and values in tensors that are allocated in full at the start.
 
-**Weights in the order in which they are read.** Each token needs every weight once,
-so that no step is faster than one reading of them all. oneDNN comes close to that with
-a layout of its own, for which all matrices are copied, the head included (GPT-2 of
-124M parameters in float32: 0.5 GB). One row on one thread comes closer where memory
-runs along a matrix's longer side: three of a layer's four matrices lie so, the fourth
-and the head are copied (0.27 GB). A copy is made at a model's first generation of its
-kind and freed with the model. (For several rows, matrices that fit in a processor's
-cache gain nothing and are used where they lie.) ``pack`` puts oneDNN's layout in the
-place of the module's own weights.
-
-A copy can grow stale: weights may change between two generations, and not every way
-to change them leaves a trace (writing through ``weight.data`` counts no version). So
-each generation multiplies every copied matrix by one random vector and compares the
-product with the one taken when it was copied. This costs at most about one more reading
-of the weights a generation, and misses only what is lost in the rounding of a product.
-
-The operators that pack are not part of PyTorch's public interface. Where they are
-missing, or where a full copy would take more than a quarter of the machine's memory,
-the matrices are used where they lie, whatever their size.
+**Weights in the order in which they are read.** ``lib.linear`` has the layouts. Of a
+GPT-2 of 124M parameters in float32, several rows copy all matrices (0.5 GB), one row
+the head (0.15 GB), and on one thread a matrix of each layer (0.27 GB in all). ``pack``
+puts oneDNN's layout in the place of the module's own weights.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +26,8 @@ from torch import Tensor, nn
 
 from lib.embedded import PlainGPT2
 from lib.forward import positions
+from lib.linear import Function, PackedLinear, can_pack, forget, functions, weight_of
 
-Function = Callable[[Tensor], Tensor]
-
-_CACHE = 32 * 2**20  # bytes of weights that may stay in a cache from step to step
 _DTYPES = (torch.float32, torch.bfloat16)
 # Activations by their name in the configuration: torch's name for the approximation.
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -67,7 +48,8 @@ class GPT2Forward:
         self, model: Any, attention_mask: Tensor | None, rows: int, length: int
     ) -> None:
         gpt2 = model.transformer
-        linears = iter(_linears(model, rows))
+        matrices = [getattr(place, name) for place, name in _places(model)]
+        linears = functions(model, matrices, rows)
         self._layers = [_Layer.read(block, linears) for block in gpt2.h]
         self._head = next(linears)
         self._norm = _norm(gpt2.ln_f)
@@ -208,39 +190,15 @@ def _classes(activation: str) -> frozenset[type]:
     return frozenset(classes | {type(ACT2FN[activation])})
 
 
-# --- weights in the order in which they are read --------------------------------------
-
-
-class PackedLinear(nn.Module):
-    """A linear layer in oneDNN's layout: it can be applied, and nothing else.
-
-    Args:
-        weight: packed, of shape ``(out, in)``.
-        bias: ``(out,)``, or None.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.packed = weight
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` -> ``(..., out)``."""
-        return _packed_affine(self.bias, self.packed, x)
-
-    def _save_to_state_dict(self, *_: Any) -> None:
-        raise RuntimeError(
-            "a packed model has no weights to save: save it before lib.gpt2.pack"
-        )
-
-
 @torch.no_grad()
 def pack(model: Any) -> None:
     """Replace a plain GPT-2's matrices by packed ones, once and for all.
 
-    Generation is then as fast as with a packed copy, without the copy: what remains
-    twice is the embedding, if it is the head too. The model still answers calls, but
-    can neither be trained nor saved, nor go to another device or dtype.
+    Several rows are then continued as fast as with a packed copy, without the copy:
+    what remains twice is the embedding, if it is the head too. A single row is
+    continued faster by the model as it was, with a copy of the head alone. A packed
+    model still answers calls, but can neither be trained nor saved, nor go to another
+    device or dtype.
 
     Args:
         model: a ``GPT2LMHeadModel`` on the CPU, which is changed in place.
@@ -254,18 +212,20 @@ def pack(model: Any) -> None:
             f"model must be a plain GPT2LMHeadModel on the CPU in float32 or bfloat16, "
             f"without hooks or adapters, got {type(model).__name__} on {model.device}"
         )
-    if not _can_pack(model.dtype):
+    places = [
+        (p, n) for p, n in _places(model) if not isinstance(getattr(p, n), PackedLinear)
+    ]
+    if not all(can_pack(weight_of(getattr(*place))) for place in places):
         raise ValueError(
             f"model has dtype {model.dtype}, which this CPU cannot pack; allowed is "
-            "torch.float32, and torch.bfloat16 on CPUs with AVX-512"
+            "torch.float32, and torch.bfloat16 on CPUs with AVX-512 or where float16 "
+            "holds the weights"
         )
-    _copies.pop(model, None)
+    forget(model)
     model.requires_grad_(False)
-    for place, name in _places(model):
+    for place, name in places:
         linear = getattr(place, name)
-        if not isinstance(linear, PackedLinear):
-            packed = PackedLinear(_packed(_out_in(linear)), linear.bias)
-            setattr(place, name, packed)
+        setattr(place, name, PackedLinear(weight_of(linear), linear.bias))
 
 
 def _places(model: Any) -> Iterator[tuple[Any, str]]:
@@ -276,99 +236,3 @@ def _places(model: Any) -> Iterator[tuple[Any, str]]:
         yield block.mlp, "c_fc"
         yield block.mlp, "c_proj"
     yield model, "lm_head"
-
-
-# Of each model, by layout and place: the product that shows whether the weight is still
-# the one that was copied, and the copy.
-_Copies = dict[tuple[bool, int], tuple[Tensor, Tensor]]
-_copies: WeakKeyDictionary[Any, _Copies] = WeakKeyDictionary()
-
-
-def _linears(model: Any, rows: int) -> Iterator[Function]:
-    """The linear layers as functions, in the order in which a step needs them."""
-    linears = [getattr(place, name) for place, name in _places(model)]
-    size = sum(x.weight.nbytes for x in linears if not isinstance(x, PackedLinear))
-    dtype, fits = model.transformer.wte.weight.dtype, size <= _memory() / 4
-    alone = rows == torch.get_num_threads() == 1 and dtype == torch.float32
-    single = fits and alone
-    packs = fits and not alone and size > _CACHE and _can_pack(dtype)
-    for index, linear in enumerate(linears):
-        if isinstance(linear, PackedLinear):
-            yield linear.forward
-            continue
-        weight = _out_in(linear)
-        if packs:
-            packed = _current(model, (False, index), weight, _packed)
-            yield partial(_packed_affine, linear.bias, packed)
-        else:
-            if single and not _lies_along(weight):
-                weight = _current(model, (True, index), weight, _along)
-            yield partial(_affine, linear.bias, weight.T)
-
-
-def _affine(bias: Tensor | None, matrix: Tensor, x: Tensor) -> Tensor:
-    return x @ matrix if bias is None else torch.addmm(bias, x, matrix)
-
-
-def _packed_affine(bias: Tensor | None, weight: Tensor, x: Tensor) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y
-
-
-def _current(
-    model: Any,
-    key: tuple[bool, int],
-    weight: Tensor,
-    arrange: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """The weight arranged, and arranged again if the module's has changed."""
-    copies = _copies.setdefault(model, {})
-    luck = torch.Generator().manual_seed(0)
-    probe = torch.randn(weight.shape[1], generator=luck, dtype=weight.dtype)
-    product = weight @ probe
-    known = copies.get(key)
-    if known is None or not torch.equal(known[0], product):
-        copies[key] = product, arrange(weight)
-    return copies[key][1]
-
-
-def _lies_along(weight: Tensor) -> bool:
-    """Whether memory runs along the longer side of a matrix ``(out, in)``."""
-    longer_out = weight.shape[0] >= weight.shape[1]
-    return (weight.T if longer_out else weight).is_contiguous()
-
-
-def _along(weight: Tensor) -> Tensor:
-    """The same matrix, its memory along its longer side."""
-    longer_out = weight.shape[0] >= weight.shape[1]
-    return weight.T.contiguous().T if longer_out else weight.contiguous()
-
-
-def _out_in(linear: Any) -> Tensor:
-    """A weight as a matrix ``(out, in)``; Conv1D has it the other way round."""
-    weight: Tensor = linear.weight.detach()
-    return weight if isinstance(linear, nn.Linear) else weight.T
-
-
-def _packed(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return packed
-
-
-@cache
-def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether this version of PyTorch has the operators, and this CPU the dtype."""
-    try:
-        ones = torch.ones(2, 2, dtype=dtype)
-        return bool((_packed_affine(None, _packed(ones), ones) == 2).all())
-    except (AttributeError, RuntimeError):
-        return False
-
-
-@cache
-def _memory() -> float:
-    """Bytes of memory in this machine; without a limit where it does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return float("inf")

@@ -41,6 +41,28 @@ def test_a_script_runs_through_and_writes_nothing(name, capsys):
     assert before == (results.read_bytes() if results.exists() else None)
 
 
+def test_an_interrupted_run_tells_its_rows_and_keeps_the_old_file(tmp_path, capsys):
+    script, results = tmp_path / "x.py", tmp_path / "x.json"
+    columns = {"case": _measure.fact("case")}
+
+    def rows(quick):
+        yield {"case": "first", "batch": 8, "seconds": {}}
+        if not results.exists():
+            return
+        raise KeyboardInterrupt
+
+    _measure.main(str(script), rows, columns, [])
+    complete = results.read_bytes()
+    assert [row["case"] for row in json.loads(complete)["rows"]] == ["first"]
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):
+        _measure.main(str(script), rows, columns, [])
+    output = capsys.readouterr()
+    assert output.err == "row 1: case first, batch 8\n"
+    assert output.out.splitlines()[-1] == "| first |"
+    assert results.read_bytes() == complete
+
+
 def test_contestants_are_timed_in_turn(monkeypatch):
     monkeypatch.setattr(_measure, "SAMPLE", 0.0)
     order = []

@@ -184,4 +184,5 @@ def test_sampled_stories_repeat_little_without_a_ban(stories, name, low, high):
         models[name], prompt.repeat(5, 1), do_sample=True, seed=range(1, 6), **LONG
     )
     shares = [rep_n(text, 3) for text in texts]
-    assert (min(shares), max(shares)) == pytest.approx((low, high))
+    # Another order of summation can turn one draw, and with it the rest of a text.
+    assert (min(shares), max(shares)) == pytest.approx((low, high), abs=0.006)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import cache
 
 import pytest
 import torch
@@ -15,40 +16,58 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import lib
 import lib.generator
-from lib import gpt2
+from lib import gpt2, linear
 from lib.forward import CachedForward
 
 SINGLE, PADDED = (9,), (5, 9, 1, 6)
 NEW = 24
 LAYERS = FAMILIES["gpt2"]().config.n_layer
 SHAPES = pytest.mark.parametrize("lengths", [SINGLE, PADDED], ids=["alone", "padded"])
-LAYOUTS = ("in place", "copied", "replaced")
+LAYOUTS = ("in place", "copied", "halves", "replaced")
 needs_packing = pytest.mark.skipif(
-    not gpt2._can_pack(torch.float32), reason="this PyTorch cannot pack weights"
+    not linear._has_packed(torch.float32), reason="this PyTorch cannot pack weights"
 )
+needs_halves = pytest.mark.skipif(
+    not linear._has_halves(), reason="this PyTorch cannot multiply by float16"
+)
+each_layout = pytest.mark.parametrize(
+    "layout",
+    [
+        LAYOUTS[0],
+        pytest.param(LAYOUTS[1], marks=needs_packing),
+        pytest.param(LAYOUTS[2], marks=needs_halves),
+        pytest.param(LAYOUTS[3], marks=needs_packing),
+    ],
+)
+
+
+@cache
+def reference():
+    """The random model, its weights such as float16 can hold."""
+    return fresh()
 
 
 def fresh(dtype=torch.float32):
     """A model of one's own, to be changed."""
     model = FAMILIES["gpt2"]().eval()
     model.load_state_dict(random_model("gpt2").state_dict())
-    return model.to(dtype)
+    return model.half().to(dtype)
 
 
 def lay_out(model, layout, monkeypatch):
-    """Have the weights read where they lie, from a packed copy, or packed for good."""
-    monkeypatch.setattr(gpt2, "_CACHE", 0 if layout == "copied" else float("inf"))
+    """Have weights read where they lie, from a copy, as halves, or packed for good."""
+    monkeypatch.setattr(linear, "_CACHE", 0 if layout == "copied" else float("inf"))
+    if layout != "halves":
+        monkeypatch.setattr(linear, "_has_halves", lambda: False)
     if layout == "replaced":
         gpt2.pack(model)
     return model
 
 
-@pytest.fixture(
-    params=[LAYOUTS[0], *(pytest.param(x, marks=needs_packing) for x in LAYOUTS[1:])]
-)
-def model(request, monkeypatch):
-    """The random model in each layout."""
-    return lay_out(fresh(), request.param, monkeypatch)
+@pytest.fixture
+def model(layout, monkeypatch):
+    """The random model in a layout."""
+    return lay_out(fresh(), layout, monkeypatch)
 
 
 def general(monkeypatch):
@@ -58,7 +77,7 @@ def general(monkeypatch):
 
 def theirs(ids, mask, **settings):
     settings = {"max_new_tokens": NEW, "pad_token_id": 0, "do_sample": False} | settings
-    return random_model("gpt2").generate(ids, attention_mask=mask, **settings)
+    return reference().generate(ids, attention_mask=mask, **settings)
 
 
 def ours(model, ids, mask, **settings):
@@ -69,13 +88,14 @@ def ours(model, ids, mask, **settings):
 # --- the same numbers --------------------------------------------------------------
 
 
+@each_layout
 @SHAPES
 def test_logits_are_the_models(model, lengths):
     """The prompt's, and those of each token after it, one at a time."""
     ids, mask = prompts(lengths)
     seen = None if len(lengths) == 1 else mask
     with torch.inference_mode():
-        wanted = CachedForward(random_model("gpt2"), ids, seen)
+        wanted = CachedForward(reference(), ids, seen)
         found = gpt2.GPT2Forward(model, seen, len(ids), CONTEXT)
         for _ in range(8):
             logits = wanted.logits(ids, seen)
@@ -85,6 +105,7 @@ def test_logits_are_the_models(model, lengths):
                 seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
 
 
+@each_layout
 @SHAPES
 @pytest.mark.parametrize("n", [0, 2])
 def test_greedy_is_equal_token_for_token(model, lengths, n):
@@ -94,6 +115,7 @@ def test_greedy_is_equal_token_for_token(model, lengths, n):
     assert len(found[:, -NEW:].unique()) >= 10
 
 
+@each_layout
 def test_rows_that_end_are_padded_alike(model):
     ids, mask = prompts(PADDED)
     eos = int(theirs(ids, mask)[0, -NEW + 5])
@@ -104,6 +126,7 @@ def test_rows_that_end_are_padded_alike(model):
     assert not ended.all()
 
 
+@each_layout
 def test_streams_and_traces_say_the_same(model):
     ids, mask = prompts(PADDED)
     settings = {"do_sample": True, "top_p": 0.95, "seed": 3, "attention_mask": mask}
@@ -116,6 +139,7 @@ def test_streams_and_traces_say_the_same(model):
     assert lib.replay(trace, model) == trace
 
 
+@each_layout
 def test_a_row_is_the_same_alone_and_in_a_batch(model):
     ids, mask = prompts(PADDED)
     settings = {"do_sample": True, "eos_token_id": -1}
@@ -127,8 +151,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(model):
         assert torch.equal(batch[row, -NEW:], alone[0, -NEW:])
 
 
-@needs_packing
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout
 def test_no_text_of_the_embedded_model_depends_on_the_batch(layout, monkeypatch):
     """And none on the layout."""
     tiny, tokenizer = lib.load("tiny", device="cpu")
@@ -174,7 +197,7 @@ def test_bfloat16_stays_as_close_as_bfloat16_is():
     model, (ids, mask) = fresh(torch.bfloat16), prompts(PADDED)
     with torch.inference_mode():
         found = gpt2.GPT2Forward(model, mask, len(ids), CONTEXT).logits(ids)
-        wanted = random_model("gpt2")(
+        wanted = reference()(
             ids, attention_mask=mask, position_ids=lib.forward.positions(mask)
         ).logits[:, -1]
     assert found.dtype == torch.bfloat16
@@ -232,9 +255,9 @@ def no_activation(monkeypatch):
 def test_a_mutant_goes_red(mutant, lengths, monkeypatch):
     ids, mask = prompts(lengths)
     wanted = theirs(ids, mask)
-    assert torch.equal(ours(random_model("gpt2"), ids, mask), wanted)
+    assert torch.equal(ours(reference(), ids, mask), wanted)
     mutant(monkeypatch)
-    assert not torch.equal(ours(random_model("gpt2"), ids, mask), wanted)
+    assert not torch.equal(ours(reference(), ids, mask), wanted)
 
 
 # --- weights may change ------------------------------------------------------------
@@ -274,7 +297,7 @@ def a_norm(model):
     model.transformer.ln_f.weight.data.neg_()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[:2])
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
 @pytest.mark.parametrize(
     "change",
     [
@@ -298,81 +321,6 @@ def test_a_change_of_weights_is_seen(layout, change, monkeypatch):
     assert torch.equal(ours(model, ids, mask), wanted)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "threads", "arrange", "copies"),
-    [
-        pytest.param(PADDED, 1, "_packed", 4 * LAYERS + 1, marks=needs_packing),
-        pytest.param(SINGLE, 2, "_packed", 4 * LAYERS + 1, marks=needs_packing),
-        # The other matrices of a layer lie along their longer side as they are.
-        (SINGLE, 1, "_along", LAYERS + 1),
-    ],
-    ids=["several rows", "several threads", "one row"],
-)
-def test_unchanged_weights_are_copied_once(
-    lengths, threads, arrange, copies, monkeypatch
-):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    model, (ids, mask) = lay_out(fresh(), "copied", monkeypatch), prompts(lengths)
-    made = []
-    real = getattr(gpt2, arrange)
-    monkeypatch.setattr(gpt2, arrange, lambda weight: made.append(1) or real(weight))
-    for _ in range(3):
-        ours(model, ids, mask)
-    assert len(made) == copies
-    with torch.no_grad():
-        model.transformer.h[0].mlp.c_proj.weight.mul_(2)
-    ours(model, ids, mask)
-    assert len(made) == copies + 1
-
-
-def test_a_copy_for_one_row_lies_along_its_longer_side():
-    for shape in ((5, 3), (3, 5), (4, 4)):
-        for weight in (torch.randn(shape), torch.randn(shape[::-1]).T):
-            copy = gpt2._along(weight)
-            assert torch.equal(copy, weight)
-            assert gpt2._lies_along(copy)
-            assert copy.stride(0 if shape[0] >= shape[1] else 1) == 1
-    assert not gpt2._lies_along(torch.randn(5, 3))
-    assert gpt2._lies_along(torch.randn(3, 5))
-
-
-@needs_packing
-def test_the_copy_goes_with_the_model(monkeypatch):
-    model = lay_out(fresh(), "copied", monkeypatch)
-    gc.collect()
-    before = len(gpt2._copies)
-    for lengths in (SINGLE, PADDED):
-        ours(model, *prompts(lengths))
-    copies = [weakref.ref(copy) for _, copy in gpt2._copies[model].values()]
-    assert len(copies) == 5 * LAYERS + 2
-    assert len(gpt2._copies) == before + 1
-    del model
-    gc.collect()
-    assert not any(copy() is not None for copy in copies)
-    assert len(gpt2._copies) == before
-
-
-@pytest.mark.parametrize("reason", ["small", "no operators", "little memory"])
-def test_there_is_no_copy_where_it_gains_nothing_or_does_not_fit(reason, monkeypatch):
-    model, (ids, mask) = fresh(), prompts(PADDED)
-    monkeypatch.setattr(gpt2, "_CACHE", float("inf") if reason == "small" else 0)
-    if reason == "no operators":
-        monkeypatch.setattr(gpt2, "_can_pack", lambda dtype: False)
-    if reason == "little memory":
-        size = sum(p.nbytes for p in model.parameters())
-        monkeypatch.setattr(gpt2, "_memory", lambda: 2 * size)
-    assert torch.equal(ours(model, ids, mask), theirs(ids, mask))
-    assert model not in gpt2._copies
-
-
-def test_a_pytorch_without_the_operators_packs_nothing(monkeypatch):
-    def missing(weight):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute …")
-
-    monkeypatch.setattr(gpt2, "_packed", missing)
-    assert gpt2._can_pack.__wrapped__(torch.float32) is False
-
-
 # --- packed for good ---------------------------------------------------------------
 
 
@@ -387,10 +335,10 @@ def test_a_packed_model_keeps_no_second_copy_and_still_answers():
     kept = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     assert kept == (VOCAB + CONTEXT) * model.config.n_embd, "the embeddings"
     ours(model, ids, None)
-    assert model not in gpt2._copies
+    assert model not in linear._copies
     with torch.no_grad():
         torch.testing.assert_close(
-            model(ids).logits, random_model("gpt2")(ids).logits, rtol=1e-4, atol=1e-4
+            model(ids).logits, reference()(ids).logits, rtol=1e-4, atol=1e-4
         )
 
 
@@ -405,7 +353,8 @@ def test_a_packed_model_is_not_saved_without_its_weights(tmp_path):
 def test_only_what_runs_here_is_packed(monkeypatch):
     with pytest.raises(ValueError, match=r"plain GPT2LMHeadModel.*LlamaForCausalLM"):
         gpt2.pack(random_model("llama"))
-    monkeypatch.setattr(gpt2, "_can_pack", lambda dtype: False)
+    monkeypatch.setattr(linear, "_has_packed", lambda dtype: False)
+    monkeypatch.setattr(linear, "_has_halves", lambda: False)
     with pytest.raises(ValueError, match=r"torch\.float32, which this CPU cannot"):
         gpt2.pack(fresh())
 
