@@ -53,7 +53,7 @@ class Matrix(Protocol):
 
 
 _CACHE = 32 * 2**20  # bytes of weights that may stay in a cache from step to step
-_SMALL = 2**20  # weights: starting all threads, 20 µs, would take longer
+_SMALL = 2**19  # weights: starting all threads, 20 µs, would take longer
 _LOST = 2.0**-39  # of the largest weight: far below what a sum in float32 loses
 
 
@@ -120,7 +120,7 @@ def _arranged(
     packs = _has_packed(weight.dtype)
     if (weight.dtype == torch.float32 or not packs) and _has_halves():
         # A few rows tell most matrices that do not fit.
-        held = (_halves, index) in _copies.get(model, ()) or _fit(weight[:64])
+        held = (_halves, index) in _copies.get(model, ()) or _fit(weight[:4])
         if held and (matrix := current(_halves)) is not None:
             return matrix
     if large and rows == 1 and weight.dtype == torch.float32:
@@ -219,15 +219,16 @@ def _halves(weight: Tensor) -> Matrix | None:
         if _hold(weight, scale):
             threads = torch.get_num_threads() > 1 and weight.numel() > _SMALL
             pack = _on_all_threads if threads else _on_one_thread
-            return partial(_in_halves, pack(weight.float() * scale), scale)
+            product = pack(weight.float() * scale)
+            return partial(_in_halves, product, torch.tensor([1 / scale]))
     return None
 
 
 def _in_halves(
-    product: Function, scale: float, x: Tensor, bias: Tensor | None
+    product: Function, narrow: Tensor, x: Tensor, bias: Tensor | None
 ) -> Tensor:
-    y = product(x.float() if scale == 1 else x.float() / scale)
-    return (y if bias is None else y.add_(bias)).to(x.dtype)
+    y = product(x * narrow)  # in float32, which narrow has
+    return (y if bias is None else y.add_(bias.float())).to(x.dtype)
 
 
 def _on_one_thread(weight: Tensor) -> Function:
