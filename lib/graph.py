@@ -38,9 +38,8 @@ _SHARE = 0.5  # of the free memory: the most that keys and values may take
 _WARM_UPS = 3  # runs before a recording: libraries choose their kernels in the first
 _ATTENTIONS = ("sdpa", "eager")  # which add a mask of numbers
 
-Layers = list[
-    tuple[Tensor, Tensor]
-]  # of each: keys, values (rows, heads, length, size)
+# Keys and values of each layer, (rows, heads, length, size).
+Layers = list[tuple[Tensor, Tensor]]
 
 
 class FixedCache(Cache):

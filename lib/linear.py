@@ -207,7 +207,7 @@ def _by_onednn(packed: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
 @cache
 def _has_packed(dtype: torch.dtype) -> bool:
     """Whether this version of PyTorch has the operators, and this CPU the dtype."""
-    return _works(lambda weight: partial(_packed(weight), bias=None), dtype)
+    return _works(_packed, dtype)
 
 
 # --- halves ---------------------------------------------------------------------------
@@ -219,26 +219,34 @@ def _halves(weight: Tensor) -> Matrix | None:
         if _hold(weight, scale):
             threads = torch.get_num_threads() > 1 and weight.numel() > _SMALL
             pack = _on_all_threads if threads else _on_one_thread
-            product = pack(weight.float() * scale)
-            return partial(_in_halves, product, torch.tensor([1 / scale]))
+            matrix = pack(weight.float() * scale)
+            if scale == 1 and weight.dtype == torch.float32:
+                return matrix
+            return partial(_narrowed, matrix, torch.tensor([1 / scale]))
     return None
 
 
-def _in_halves(
-    product: Function, narrow: Tensor, x: Tensor, bias: Tensor | None
-) -> Tensor:
-    y = product(x * narrow)  # in float32, which narrow has
-    return (y if bias is None else y.add_(bias.float())).to(x.dtype)
+def _narrowed(matrix: Matrix, factor: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    wide = x * factor  # which is in float32
+    return matrix(wide, None if bias is None else bias.float()).to(x.dtype)
 
 
-def _on_one_thread(weight: Tensor) -> Function:
+def _on_one_thread(weight: Tensor) -> Matrix:
     packed = torch.fbgemm_pack_gemm_matrix_fp16(weight)
-    return lambda x: torch.fbgemm_linear_fp16_weight_fp32_activation(x, packed, None)
+    return partial(_by_fbgemm, packed)
 
 
-def _on_all_threads(weight: Tensor) -> Function:
-    packed = torch.ops.quantized.linear_prepack_fp16(weight)
-    return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
+def _by_fbgemm(packed: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.fbgemm_linear_fp16_weight_fp32_activation(x, packed, bias)
+
+
+def _on_all_threads(weight: Tensor) -> Matrix:
+    return partial(_by_all, torch.ops.quantized.linear_prepack_fp16(weight))
+
+
+def _by_all(packed: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, packed)
+    return y if bias is None else y.add_(bias)
 
 
 def _fit(weight: Tensor) -> bool:
@@ -268,12 +276,12 @@ def _has_halves() -> bool:
     return all(_works(f, torch.float32) for f in (_on_one_thread, _on_all_threads))
 
 
-def _works(pack: Callable[[Tensor], Function], dtype: torch.dtype) -> bool:
+def _works(pack: Callable[[Tensor], Matrix], dtype: torch.dtype) -> bool:
     ones = torch.ones(2, 2, dtype=dtype)
     try:
         with warnings.catch_warnings():  # some of the operators are called deprecated
             warnings.simplefilter("ignore")
-            return bool((pack(ones)(ones) == 2).all())
+            return bool((pack(ones)(ones, None) == 2).all())
     except (AttributeError, RuntimeError):
         return False
 

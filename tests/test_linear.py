@@ -308,8 +308,8 @@ def test_a_pytorch_without_the_operators_arranges_nothing(error, monkeypatch):
 
 
 def test_operators_that_multiply_wrongly_are_not_used():
-    assert not linear._works(lambda weight: lambda x: x, torch.float32)
-    assert linear._works(lambda weight: lambda x: x @ weight, torch.float32)
+    assert not linear._works(lambda weight: lambda x, bias: x, torch.float32)
+    assert linear._works(lambda weight: lambda x, bias: x @ weight, torch.float32)
 
 
 # --- a layer of its own ---------------------------------------------------------------
