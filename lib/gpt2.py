@@ -197,8 +197,8 @@ def pack(model: Any) -> None:
     Several rows are then continued as fast as with a packed copy, without the copy:
     what remains twice is the embedding, if it is the head too. A single row is
     continued faster by the model as it was, with a copy of the head alone. A packed
-    model still answers calls, but can neither be trained nor saved, nor go to another
-    device or dtype.
+    model still answers calls, but can neither be trained, copied nor saved, nor go to
+    another device or dtype.
 
     Args:
         model: a ``GPT2LMHeadModel`` on the CPU, which is changed in place.

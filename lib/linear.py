@@ -81,6 +81,11 @@ class PackedLinear(nn.Module):
             "a packed model has no weights to save: save it before lib.gpt2.pack"
         )
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise RuntimeError(
+            "a packed model cannot be copied or pickled: do it before lib.gpt2.pack"
+        )
+
 
 def can_pack(weight: Tensor) -> bool:
     """Whether a matrix ``(out, in)`` can become a ``PackedLinear`` here."""
@@ -270,9 +275,13 @@ def _widest(weight: Tensor) -> float:
     return 2.0 ** min(15 - exponent, 100)
 
 
-@cache
 def _has_halves() -> bool:
     """Whether this version of PyTorch has the operators, and FBGEMM this CPU."""
+    return _engine_has_halves(torch.backends.quantized.engine)
+
+
+@cache
+def _engine_has_halves(_: str) -> bool:
     return all(_works(f, torch.float32) for f in (_on_one_thread, _on_all_threads))
 
 

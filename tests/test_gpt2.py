@@ -5,7 +5,9 @@ Held against the model itself through ``transformers`` and through the general p
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 from functools import cache
 
@@ -348,6 +350,9 @@ def test_a_packed_model_is_not_saved_without_its_weights(tmp_path):
     gpt2.pack(model)
     with pytest.raises(RuntimeError, match=r"save it before lib\.gpt2\.pack"):
         model.state_dict()
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(RuntimeError, match=r"copied or pickled.*lib\.gpt2\.pack"):
+            copied(model)
 
 
 def test_only_what_runs_here_is_packed(monkeypatch):

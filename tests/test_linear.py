@@ -304,7 +304,21 @@ def test_a_pytorch_without_the_operators_arranges_nothing(error, monkeypatch):
     monkeypatch.setattr(linear, "_packed", missing)
     monkeypatch.setattr(linear, "_on_all_threads", missing)
     assert linear._has_packed.__wrapped__(torch.float32) is False
-    assert linear._has_halves.__wrapped__() is False
+    assert linear._engine_has_halves.__wrapped__("x86") is False
+
+
+@needs_halves
+def test_halves_are_tried_anew_with_another_engine():
+    """PyTorch's switch for quantised operators, which one may turn at any time."""
+    engine = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = "qnnpack"
+        assert not linear._has_halves()
+    except RuntimeError:
+        pytest.skip("this PyTorch was built without the other engine")
+    finally:
+        torch.backends.quantized.engine = engine
+    assert linear._has_halves()
 
 
 def test_operators_that_multiply_wrongly_are_not_used():
