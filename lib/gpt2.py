@@ -9,8 +9,9 @@ with keys and values in tensors that are allocated in full at the start.
 
 **Weights in the order in which they are read.** ``lib.linear`` has the layouts. Of a
 GPT-2 of 124M parameters in float32, several rows copy all matrices (0.5 GB), one row
-the head (0.15 GB), and on one thread a matrix of each layer (0.27 GB in all). ``pack``
-puts oneDNN's layout in the place of the module's own weights.
+the head (0.15 GB), and on one thread a matrix of each layer (0.27 GB in all); where
+float16 holds the weights, all are copied in half the bytes (0.25 GB). ``pack`` puts
+such copies in the place of the module's own weights.
 """
 
 from __future__ import annotations
