@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 ROUNDS = 9  # an odd number, so that a median is one of the measurements
-SAMPLE = 0.05  # seconds that one timing lasts at least: short calls are repeated
+SAMPLE = 0.05  # seconds
 
 Row = dict[str, Any]
 Column = Callable[[Row], str]
@@ -43,6 +43,7 @@ def compare(
     *,
     quick: bool,
     units: int = 1,
+    sample: float = SAMPLE,
     **facts: Any,
 ) -> Row:
     """Time the contestants in turn; the first is the one the others are held against.
@@ -52,6 +53,7 @@ def compare(
         contestants: name and function; a function that uses a GPU waits for it.
         quick: one call each, to see that everything runs.
         units: how many units of work, such as tokens, one call does.
+        sample: seconds that one timing lasts at least; short calls are repeated.
         **facts: stored with the row.
 
     Returns:
@@ -59,7 +61,7 @@ def compare(
         often the first one's time goes into each other one's, [lowest, median,
         highest] over rounds.
     """
-    calls = {name: 1 if quick else _calls(f) for name, f in contestants.items()}
+    calls = {name: 1 if quick else _calls(f, sample) for name, f in contestants.items()}
     rounds = [
         {
             name: Timer(f).timeit(calls[name]) / calls[name] / units
@@ -81,10 +83,10 @@ def compare(
     }
 
 
-def _calls(function: Callable[[], object]) -> int:
+def _calls(function: Callable[[], object], sample: float) -> int:
     """How many calls fill a timing; what is done once only is done here."""
     function()
-    return max(1, round(SAMPLE / Timer(function).timeit(1)))
+    return max(1, round(sample / Timer(function).timeit(1)))
 
 
 def spread(ratios: Sequence[float]) -> list[float]:

@@ -7,7 +7,8 @@
 On one thread. Ours is what a generation runs: each step its memory reads the tokens
 that are new, and the banned tokens are written into the logits and taken back. Theirs
 reads the text again and copies the logits. Between the two, our stage without memory,
-which does the same.
+which does the same. The texts are made before, and are as long as the table says when
+the first step begins.
 """
 
 from __future__ import annotations
@@ -16,79 +17,71 @@ from collections.abc import Callable, Iterator, Sequence
 
 import _measure
 import torch
-from step import History
-from torch import Tensor
+from step import ROOM, History
 from transformers import NoRepeatNGramLogitsProcessor
 
 import lib
 from lib.pipeline import RememberedBan
 
 BATCH = 4
-VOCAB = 50_257
 N = 3
-LENGTHS = (1024, 4096, 16_384)
+CASES = ((1024, 50_257), (4096, 50_257), (16_384, 50_257), (16_384, 151_936))
 STEPS = 8  # steps a call
+SAMPLE = 0.02  # seconds a timing: the text grows meanwhile
 
 
-def steps(
-    ban: Callable[[Tensor, Tensor, int], object],
-    ids: Callable[[int], Tensor],
-    logits: Tensor,
+def taking(
+    ban: Callable[[lib.Step], object], texts: list[lib.Step]
 ) -> Callable[[], None]:
     """A call takes some steps, and the next call those after them."""
-    index = 0
+    to_come = iter(texts)
 
     def run() -> None:
-        nonlocal index
         with torch.inference_mode():
             for _ in range(STEPS):
-                ban(ids(index), logits, index)
-                index += 1
+                ban(next(to_come))
 
     return run
 
 
 def rows(quick: bool) -> Iterator[_measure.Row]:
     torch.set_num_threads(1)
-    for length in LENGTHS[:1] if quick else LENGTHS:
-        yield _row(length, quick)
+    for length, vocab in CASES[:1] if quick else CASES:
+        yield _row(length, vocab, quick)
 
 
-def _row(length: int, quick: bool) -> _measure.Row:
+def _row(length: int, vocab: int, quick: bool) -> _measure.Row:
     history = History(BATCH, length)
-    logits = torch.randn(BATCH, VOCAB, generator=torch.Generator().manual_seed(0))
+    growing = [lib.Step(history.so_far(i), None, i) for i in range(ROOM)]
+    of_one_length = [lib.Step(history.latest(i), None, i) for i in range(ROOM)]
+    logits = torch.randn(BATCH, vocab, generator=torch.Generator().manual_seed(0))
     pipeline = lib.build_pipeline(lib.SamplingSettings(no_repeat_ngram_size=N))
     alone, memory = pipeline.stages[0], pipeline.with_memory().stages[0].function
     theirs = NoRepeatNGramLogitsProcessor(N)
     assert isinstance(memory, RememberedBan)
-
-    def applied(ids: Tensor, z: Tensor, index: int) -> None:
-        with memory.applied(lib.Step(ids, None, index), z):
-            pass
-
     return _measure.compare(
         f"n = {N}",
         {
-            "lib": steps(applied, history.so_far, logits),
-            "without memory": steps(
-                lambda ids, z, index: alone(lib.Step(ids, None, index), z),
-                history.latest,
-                logits,
+            "lib": taking(
+                lambda step: memory.during(step, logits, lambda: None), growing
             ),
-            "transformers": steps(
-                lambda ids, z, index: theirs(ids, z), history.latest, logits
+            "without memory": taking(lambda step: alone(step, logits), of_one_length),
+            "transformers": taking(
+                lambda step: theirs(step.input_ids, logits), of_one_length
             ),
         },
         quick=quick,
         units=STEPS,
+        sample=SAMPLE,
         length=length,
         batch=BATCH,
-        vocab=VOCAB,
+        vocab=vocab,
     )
 
 
 COLUMNS = {
     "tokens so far": _measure.fact("length"),
+    "vocabulary": _measure.fact("vocab"),
     "batch": _measure.fact("batch"),
     "lib": _measure.time_of("lib"),
     "lib without memory": _measure.time_of("without memory"),

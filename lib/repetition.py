@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable
 
 import torch
@@ -90,32 +90,35 @@ class NGramIndex:
     """The n-gram ban of one growing sequence, in constant time a token.
 
     A dictionary sends each (n-1)-gram seen so far to the set of tokens that followed
-    it. ``append`` adds one n-gram; ``banned`` looks the current suffix up. Equal to
-    ``apply_no_repeat_ngram`` on the same history.
+    it. ``append`` adds a token to the set of the current suffix and looks up that of
+    the next; ``banned`` is a copy of it. Equal to ``apply_no_repeat_ngram`` on the same
+    history.
 
     Args:
         no_repeat_ngram_size: n >= 1.
         tokens: history to begin with, without padding.
 
+    Attributes:
+        followers: the set behind ``banned``, to be read only: ``append`` changes it.
+
     Defined in chapter 5.
     """
 
     def __init__(self, no_repeat_ngram_size: int, tokens: Iterable[int] = ()) -> None:
-        self._n = _validate.integer("no_repeat_ngram_size", no_repeat_ngram_size, low=1)
+        n = _validate.integer("no_repeat_ngram_size", no_repeat_ngram_size, low=1)
         self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
-        self._suffix: tuple[int, ...] = ()
+        self._suffix: deque[int] = deque(maxlen=n - 1)
+        self.followers = self._followers[()]
         for token in tokens:
             self.append(token)
 
     def append(self, token: int) -> None:
         """Add one token to the history."""
-        if len(self._suffix) == self._n - 1:
-            self._followers[self._suffix].add(token)
-        # The slice is empty for n = 1, where every token follows the empty suffix.
-        self._suffix = (*self._suffix, token)[-(self._n - 1) :] if self._n > 1 else ()
+        self.followers.add(token)
+        self._suffix.append(token)
+        # While it is shorter than n - 1, the suffix is a new key, which bans nothing.
+        self.followers = self._followers[tuple(self._suffix)]
 
     def banned(self) -> frozenset[int]:
         """The tokens that would complete an n-gram of the history."""
-        if len(self._suffix) < self._n - 1:
-            return frozenset()
-        return frozenset(self._followers.get(self._suffix, ()))
+        return frozenset(self.followers)

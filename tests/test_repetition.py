@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from transformers import NoRepeatNGramLogitsProcessor
 
 from lib import (
-    EmptySupportError,
     NGramIndex,
     SamplingSettings,
     Step,
     apply_no_repeat_ngram,
 )
 from lib import build_pipeline as build
+from lib.pipeline import RememberedBan
 
 VOCAB = 4
 
@@ -170,7 +170,7 @@ def test_the_ban_of_a_pipeline_with_memory_is_the_pure_one(batch, n, data):
         assert same(remembering.process(step, z), allowed)
         assert same(pipeline.process(step, z), allowed)
         chosen = data.draw(
-            st.lists(st.integers(0, VOCAB - 1), min_size=rows, max_size=rows)
+            st.lists(st.integers(0, VOCAB + 1), min_size=rows, max_size=rows)
         )
         ids = torch.cat([ids, torch.tensor(chosen)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones(rows, 1, dtype=torch.long)], dim=1)
@@ -199,11 +199,26 @@ def test_choosing_with_memory_bans_and_leaves_the_logits_as_they_were(
     assert torch.equal(z, before)
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_token_that_the_model_can_read_but_not_write_bans_nothing(do_sample):
+    """Taken for a place in the logits, token 5 would be the next row's token 1."""
+    settings = SamplingSettings(do_sample=do_sample, no_repeat_ngram_size=2)
+    pipeline = build(settings).with_memory()
+    ids = torch.tensor([[0, 5, 0], [5, 2, 5]])
+    z = torch.tensor([[0.0, 0.0, 0.0, 99.0], [0.0, 99.0, 100.0, 0.0]])
+    u = torch.tensor([0.5, 0.5]).double()
+    assert pipeline.choose(Step(ids), z, u).tolist() == [3, 1]
+
+
 def test_logits_are_put_back_after_an_error():
-    pipeline = build(SamplingSettings(no_repeat_ngram_size=1)).with_memory()
-    z = torch.tensor([[1.0, 2.0]])
-    with pytest.raises(EmptySupportError, match="no_repeat_ngram"):
-        pipeline.choose(Step(torch.tensor([[0, 1]])), z, None)
+    ban, z = RememberedBan(1), torch.tensor([[1.0, 2.0]])
+
+    def interrupted():
+        assert z.tolist() == [[-torch.inf, 2.0]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ban.during(Step(torch.tensor([[0]])), z, interrupted)
     assert z.tolist() == [[1.0, 2.0]]
 
 
