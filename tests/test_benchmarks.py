@@ -63,12 +63,11 @@ def test_an_interrupted_run_tells_its_rows_and_keeps_the_old_file(tmp_path, caps
     assert results.read_bytes() == complete
 
 
-def test_contestants_are_timed_in_turn(monkeypatch):
-    monkeypatch.setattr(_measure, "SAMPLE", 0.0)
+def test_contestants_are_timed_in_turn():
     order = []
     names = ("ours", "theirs")
     contestants = {name: lambda name=name: order.append(name) for name in names}
-    row = _measure.compare("case", contestants, quick=False, extra=3)
+    row = _measure.compare("case", contestants, quick=False, sample=0.0, extra=3)
     # Before the rounds each is called twice, to warm up and to be estimated.
     assert order[4:] == list(names) * _measure.ROUNDS
     assert _measure.ROUNDS >= 7
@@ -80,7 +79,7 @@ def test_a_ratio_is_that_of_one_round(monkeypatch):
     # The machine slows down by ten from round to round: ratios do not notice.
     clock = iter([1.0, 3.0, 10.0, 30.0, 100.0, 310.0])
     monkeypatch.setattr(_measure, "ROUNDS", 3)
-    monkeypatch.setattr(_measure, "_calls", lambda f: 2)
+    monkeypatch.setattr(_measure, "_calls", lambda f, sample: 2)
     monkeypatch.setattr(_measure.Timer, "timeit", lambda self, calls: next(clock))
     row = _measure.compare("", {"a": int, "b": int}, quick=False, units=5)
     assert row["seconds"] == {
