@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -437,10 +438,9 @@ class RememberedBan:
     def __call__(self, step: Step, logits: Tensor) -> Tensor:
         """The logits without what is banned; a copy, unless nothing is."""
         places = self._places(step, logits.shape[-1])
-        if not places:
+        if not places.size:
             return logits
-        # From a list of numbers PyTorch makes a tensor ten times as slowly as NumPy.
-        index = torch.from_numpy(np.array(places, np.int64)).to(logits.device)
+        index = torch.from_numpy(places).to(logits.device)
         return logits.flatten().index_fill(0, index, -torch.inf).view_as(logits)
 
     def during(
@@ -452,17 +452,17 @@ class RememberedBan:
         part of the time of copying the vocabulary. The logits are on the CPU.
         """
         places = self._places(step, logits.shape[-1])
-        if not places:
+        if not places.size:
             return function()
-        flat, index = logits.numpy().reshape(-1), np.array(places)
-        held = flat[index]
-        flat[index] = -np.inf
+        flat = logits.numpy().reshape(-1)
+        held = flat[places]
+        flat[places] = -np.inf
         try:
             return function()
         finally:
-            flat[index] = held
+            flat[places] = held
 
-    def _places(self, step: Step, vocab: int) -> list[int]:
+    def _places(self, step: Step, vocab: int) -> NDArray[np.int64]:
         """Where the banned tokens are in the flattened logits.
 
         Reads the tokens that are new since the last call.
@@ -472,22 +472,25 @@ class RememberedBan:
             self._rows = [NGramIndex(self._n) for _ in range(ids.shape[0])]
         # NumPy takes such a slice in half of PyTorch's time.
         news = (ids.numpy() if ids.is_cpu else ids)[:, self._length :].tolist()
-        real = None if mask is None else mask[:, self._length :].tolist()
+        if mask is not None:
+            real = mask[:, self._length :].tolist()
+            news = [list(compress(*pair)) for pair in zip(news, real, strict=True)]
         self._length = ids.shape[1]
         places: list[int] = []
-        for row, index in enumerate(self._rows):
-            for column, token in enumerate(news[row]):
-                if real is None or real[row][column]:
-                    index.append(self._place(row, token, vocab))
+        start = 0  # of the row
+        for index, tokens in zip(self._rows, news, strict=True):
+            for token in tokens:
+                if token < vocab:
+                    index.append(start + token)
+                else:  # a model may read tokens that it cannot write
+                    self._nowhere = True
+                    index.append(~token)  # below 0
             places += index.followers
-        return [x for x in places if x >= 0] if self._nowhere else places
-
-    def _place(self, row: int, token: int, vocab: int) -> int:
-        """What an index holds for a token, so that what it bans is a list of places."""
-        if token < vocab:
-            return row * vocab + token
-        self._nowhere = True
-        return ~token  # below 0: a model may read tokens that it cannot write
+            start += vocab
+        if self._nowhere:
+            places = [place for place in places if place >= 0]
+        # NumPy reads a list in half the time where it is told what it will find.
+        return np.fromiter(places, np.int64, len(places))
 
 
 def _as_stage(stage: Stage | Callable[[Tensor, Tensor], Tensor]) -> Stage:
