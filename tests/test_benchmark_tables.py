@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import benchmark_tables  # noqa: E402
 
 PAGE = (ROOT / "book" / "speed.md").read_text("utf-8")
-SHOWN = re.findall(r"^```\{benchmark\} (\w+)$", PAGE, re.MULTILINE)
+SHOWN = re.findall(r"^```\{benchmark\} ([\w/]+)$", PAGE, re.MULTILINE)
 SCRIPT = """
 COLUMNS = {
     "what": lambda row: row["case"],
@@ -69,12 +69,20 @@ def test_rows_of_a_case_stand_together_without_what_says_nothing(folder):
     assert "ctranslate2" not in machine
 
 
+def test_another_machine_has_a_folder_of_its_own(folder):
+    (folder / "other").mkdir()
+    for place, batch in ((folder, 1), (folder / "other", 8)):
+        row = {"case": "x", "batch": batch}
+        (place / "a_script.json").write_text(results(row), "utf-8")
+    assert "| 1 |" in benchmark_tables.markdown("a_script")
+    assert "| 8 |" in benchmark_tables.markdown("other/a_script")
+
+
 def test_the_page_shows_all_that_was_measured_for_it():
-    measured = {
-        path.stem
-        for path in (ROOT / "benchmarks").glob("*.json")
-        if path.stem != "settings"  # on the page "Choosing settings"
-    }
+    folder = ROOT / "benchmarks"
+    files = {path.relative_to(folder) for path in folder.rglob("*.json")}
+    measured = {path.with_suffix("").as_posix() for path in files}
+    measured.remove("settings")  # on the page "Choosing settings"
     assert set(SHOWN) == measured
 
 

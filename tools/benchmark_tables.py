@@ -4,7 +4,8 @@
     ```
 
 The table is made from `benchmarks/step.json` whenever the book is built, with the
-script's own columns, and ends in a line that says on what it was measured.
+script's own columns, and ends in a line that says on what it was measured. What another
+machine measured lies in a folder beside it: `{benchmark} amd/step`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ import _measure  # noqa: E402
 
 def markdown(name: str) -> str:
     """A script's results: for each case a table, and at the end the machine."""
-    script = importlib.import_module(name)
+    script = importlib.import_module(_script(name))
     data = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     cases: dict[str, list[dict[str, Any]]] = {}
     for row in data["rows"]:
         cases.setdefault(row["case"], []).append(row)
     tables = [_case(case, rows, script.COLUMNS) for case, rows in cases.items()]
     return "\n\n".join([*tables, _measured_on(data)])
+
+
+def _script(name: str) -> str:
+    return name.split("/")[-1]
 
 
 def _case(case: str, rows: list[dict[str, Any]], columns: dict[str, Any]) -> str:
@@ -76,8 +81,8 @@ class Benchmark(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        for suffix in (".json", ".py"):
-            self.env.note_dependency(str(FOLDER / (name + suffix)))
+        for file in (f"{name}.json", f"{_script(name)}.py"):
+            self.env.note_dependency(str(FOLDER / file))
         return self.parse_text_to_nodes(markdown(name))
 
 
