@@ -5,7 +5,7 @@
 
 The table is made from `benchmarks/step.json` whenever the book is built, with the
 script's own columns, and ends in a line that says on what it was measured. What another
-machine measured lies in a folder beside it: `{benchmark} amd/step`.
+machine measured lies in a folder beside it: `{benchmark} intel/step`.
 """
 
 from __future__ import annotations
