@@ -233,11 +233,11 @@ COLUMNS = {
     "logits": _measure.fact("logits"),
     "vocabulary": _measure.fact("vocab"),
     "batch": _measure.fact("batch"),
+    "kept tokens": _kept,
     "times faster": _measure.faster_than("transformers"),
     "aim": _measure.fact("at_least"),
     "lib": _measure.time_of("lib"),
     "transformers": _measure.time_of("transformers"),
-    "kept tokens": _kept,
 }
 
 

@@ -69,6 +69,10 @@ def test_no_page_is_wider_than_its_screen(visits):
     assert not wide
 
 
+def test_every_equation_and_its_number_fit_the_screen(visits):
+    assert not complaints(visits, "cutOff")
+
+
 def test_dark_mode_follows_the_reader(visits):
     for name, report in views(visits).items():
         assert report["page"]["theme"] == name.split()[-1], name

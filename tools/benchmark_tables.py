@@ -43,18 +43,11 @@ def _script(name: str) -> str:
 def _case(case: str, rows: list[dict[str, Any]], columns: dict[str, Any]) -> str:
     """One table, without the columns that say nothing or nothing new."""
     told = {
-        name: lambda row, cell=cell: _unbroken(cell(row))
+        name: cell
         for name, cell in columns.items()
         if not {cell(row) for row in rows} <= {case, ""}
     }
     return f"**{case}**\n\n{_measure.table(rows, told)}"
-
-
-def _unbroken(cell: str) -> str:
-    """A number stays on one line with its unit and its range."""
-    if not cell[:1].isdigit():
-        return cell
-    return cell.replace(" ", "\N{NO-BREAK SPACE}").replace("–", "–\N{WORD JOINER}")
 
 
 def _measured_on(data: dict[str, Any]) -> str:
@@ -83,7 +76,11 @@ class Benchmark(SphinxDirective):
         name = self.arguments[0]
         for file in (f"{name}.json", f"{_script(name)}.py"):
             self.env.note_dependency(str(FOLDER / file))
-        return self.parse_text_to_nodes(markdown(name))
+        return [
+            nodes.container(
+                "", *self.parse_text_to_nodes(markdown(name)), classes=["benchmark"]
+            )
+        ]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -91,6 +91,9 @@ for (const url of pages) {
             (node) => node.getAttribute("title") ?? node.textContent,
           ),
           wider: document.documentElement.scrollWidth - window.innerWidth,
+          cutOff: [...document.querySelectorAll("div.math")]
+            .filter((box) => box.scrollWidth > box.clientWidth + 1)
+            .map((box) => box.querySelector("mjx-assistive-mml")?.textContent),
           brokenImages: [...document.images]
             .filter((image) => image.complete && image.naturalWidth === 0)
             .map((image) => image.src),
