@@ -30,9 +30,10 @@ examples:
   echo "The little bird" | python -m lib --top-k 40 --stop "."
   python -m lib "Tom" --seed 7 --json > trace.json
 
-The same prompt, settings and seed give the same text, on any machine. Several
-texts are separated by a line of three dashes. With --json each prompt gives one
-line, a JSON document that lib.Trace.from_json reads and lib.replay repeats.
+The same prompt, settings and seed give the same text; another kind of
+processor rounds otherwise, and now and then writes another. Several texts are
+separated by a line of three dashes. With --json each prompt gives one line, a
+JSON document that lib.Trace.from_json reads and lib.replay repeats.
 A prompt that begins with a dash goes after --.
 
 Exit status: 0 done, 1 the run failed, 2 a flag or value was wrong (one line on
@@ -160,7 +161,8 @@ def _add_stopping(group: argparse._ArgumentGroup) -> None:
         "--stop",
         action="append",
         metavar="TEXT",
-        help="stop after this text; may be given several times",
+        help="stop after the token that completes this text; may be given several "
+        "times",
     )
 
 
@@ -259,7 +261,7 @@ def _lines(p: Parser, path: str) -> list[str]:
     name = "standard input" if path == "-" else f"--file {path}"
     try:
         if path == "-":
-            text = sys.stdin.read() if sys.stdin else ""
+            text = sys.stdin.read().removeprefix("\ufeff") if sys.stdin else ""
         else:
             text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -346,7 +348,7 @@ def write(
     settings: dict[str, Any],
 ) -> int:
     """Write a text or a trace for each prompt; returns the exit status."""
-    if args.seed is None and not args.greedy:
+    if args.seed is None and not args.greedy and sys.stderr is not None:
         seed = settings["seed"]
         print(f"seed {seed}: --seed {seed} repeats this", file=sys.stderr, flush=True)
     try:

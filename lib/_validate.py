@@ -32,6 +32,7 @@ def integer(
 
 def integers(name: str, value: Any, **allowed: Any) -> tuple[int, ...]:
     """Return one integer or several as a tuple; ``allowed`` as in ``integer``."""
+    value = value.tolist() if isinstance(value, Tensor) else value
     several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
     ids = tuple(
         integer(name, one, **allowed) for one in (value if several else [value])

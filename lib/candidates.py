@@ -271,7 +271,8 @@ def _sums(mass: Array) -> Array:
 
 
 def _descending(values: Array) -> Array:
-    return np.ascontiguousarray(np.sort(values, axis=-1)[:, ::-1])
+    # PyTorch refuses a reversed view, which a single column remains otherwise.
+    return np.sort(values, axis=-1)[:, ::-1].copy()
 
 
 def _kth_largest(values: Array, k: int) -> Array:

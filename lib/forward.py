@@ -5,10 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as hooks
+
+# Ways of attention that do what their name says, on every device.
+ATTENTIONS = ("sdpa", "eager")
 
 
 class CachedForward:
@@ -33,10 +39,11 @@ class CachedForward:
         self._model = model
         self.cache: Any = None
         self._kwargs: dict[str, Any] = {"use_cache": True, "return_dict": True}
-        self._accepts = frozenset(inspect.signature(model.forward).parameters)
-        if "logits_to_keep" in self._accepts:
+        accepted = _parameters(model)
+        if "logits_to_keep" in accepted:
             self._kwargs["logits_to_keep"] = 1
         self._encodes = bool(model.config.is_encoder_decoder)
+        self._places = "position_ids" in accepted and not self._encodes
         if self._encodes:
             with evaluating(model):
                 self._kwargs["encoder_outputs"] = model.get_encoder()(
@@ -53,8 +60,9 @@ class CachedForward:
         inputs = {"decoder_input_ids" if self._encodes else "input_ids": fresh}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-            if "position_ids" in self._accepts:
-                inputs["position_ids"] = positions(attention_mask)[:, -fresh.shape[1] :]
+        if self._places:  # not every model counts them right by itself
+            mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+            inputs["position_ids"] = positions(mask)[:, -fresh.shape[1] :]
         # Between two steps the model is in whatever mode its owner left it.
         with evaluating(self._model):
             outputs = self._model(**self._kwargs, **inputs, past_key_values=self.cache)
@@ -63,17 +71,62 @@ class CachedForward:
         return logits
 
 
+def _parameters(model: Any) -> frozenset[str]:
+    """What a model's forward accepts by name.
+
+    Wrappers, such as those of ``torch.compile``, pass on whatever they are given.
+    """
+    for module in model.modules():  # from the outside in
+        names = inspect.signature(module.forward).parameters
+        if "input_ids" in names:
+            return frozenset(names)
+    return frozenset()
+
+
+@dataclass
+class _Users:
+    """How many use a model just now, and its modules that were in train mode."""
+
+    count: int = 0
+    training: list[Any] = field(default_factory=list)
+
+
+_users: dict[Any, _Users] = {}  # of models in use
+_lock = Lock()
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The model in eval mode; the mode of each of its modules is put back after."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
+    """The model in eval mode; the mode of each of its modules is put back after.
+
+    Several threads may be here with one model: the last to leave puts it back.
+    """
+    with _lock:
+        users = _users.setdefault(model, _Users())
+        users.count += 1
+        training = [module for module in model.modules() if module.training]
+        users.training += training
+        if training:
+            model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _lock:
+            users.count -= 1
+            if not users.count:
+                del _users[model]
+                for module in users.training:
+                    module.training = True
+
+
+def is_plain(model: Any) -> bool:
+    """Whether modules do what their classes say: no hook, nothing replaced."""
+    return not (
+        hooks._global_forward_hooks or hooks._global_forward_pre_hooks
+    ) and not any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        for module in model.modules()
+    )
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -81,10 +134,16 @@ def positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
 
 
-def context_length(config: Any) -> int | None:
-    """The most tokens a model can see at once, None where it has no limit."""
-    text = config.get_text_config(decoder=True)
+def context_length(config: Any, *, encoder: bool = False) -> int | None:
+    """The most tokens a model can see at once, None where it has no limit.
+
+    Of an encoder-decoder model, those of its decoder, or those of its encoder.
+    """
+    side = {"encoder": True} if encoder else {"decoder": True}
+    text = config.get_text_config(**side)
     limit = getattr(text, "max_position_embeddings", None)
+    if encoder:
+        limit = getattr(text, "max_encoder_position_embeddings", limit)
     return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lib import _validate
 from lib.forward import CachedForward, device_of
 from lib.gpt2 import GPT2Forward, supports
 from lib.luck import uniforms
 from lib.pipeline import Checks, Pipeline, Step, Watch
-from lib.request import Arguments, Request, TextArguments, prepare
+from lib.request import Arguments, Request, TextArguments, check_names, prepare
 from lib.selection import sum_device
 
 if TYPE_CHECKING:
@@ -106,7 +108,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Like ``generate``, one step at a time.
 
-    Arguments are checked at the call, before the first step.
+    Arguments are checked at the call, before the first step. Leave the model's weights
+    alone until the last one.
 
     Args:
         model: as in ``generate``.
@@ -121,6 +124,7 @@ def stream(
         TypeError: as ``generate``.
         ValueError: as ``generate``.
     """
+    check_names("stream", settings, Arguments)
     return (step.tokens for step in run(prepare(model, input_ids, **settings)))
 
 
@@ -143,6 +147,7 @@ def stream_text(
         TypeError: as ``generate``.
         ValueError: as ``generate``, or ``num_return_sequences`` above 1.
     """
+    check_names("stream_text", settings, TextArguments)
     if not isinstance(prompt, str):
         raise TypeError(f"prompt={prompt!r} must be a str, one text alone")
     if settings.get("num_return_sequences", 1) != 1:
@@ -190,6 +195,7 @@ def complete(
         TypeError: as ``generate``.
         ValueError: as ``generate``.
     """
+    check_names("complete", settings, TextArguments)
     texts = _validate.strings("prompts", prompts)
     ids, mask = _encode(tokenizer, texts, model)
     request = prepare(model, ids, attention_mask=mask, tokenizer=tokenizer, **settings)
@@ -384,7 +390,10 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 
 
 def _encode(tokenizer: Any, texts: list[str], model: Any) -> tuple[Tensor, Tensor]:
-    """Token ids and mask on the model's device, padded on the left."""
+    """Token ids and mask on the model's device, padded on the left.
+
+    For an encoder on the right: some count positions from the first place.
+    """
     _validate.tokenizer(tokenizer)
     rows = [tokenizer(text)["input_ids"] for text in texts]
     for text, row in zip(texts, rows, strict=True):
@@ -393,10 +402,11 @@ def _encode(tokenizer: Any, texts: list[str], model: Any) -> tuple[Tensor, Tenso
                 f"prompt {text!r} has no tokens; it must have at least one: begin "
                 "with the tokenizer's bos_token where there is no text"
             )
-    width = max(map(len, rows))
     # Padding is masked, so that any id will do: a tokenizer may have no pad token.
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    side = "right" if model.config.is_encoder_decoder else "left"
+    pad = partial(pad_sequence, batch_first=True, padding_side=side)
+    ids = pad([torch.tensor(row) for row in rows])
+    mask = pad([torch.ones(len(row), dtype=torch.long) for row in rows])
     device = device_of(model)
     return ids.to(device), mask.to(device)
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.embedded import PlainGPT2
-from lib.forward import positions
+from lib.forward import ATTENTIONS, is_plain, positions
 from lib.linear import Function, PackedLinear, can_pack, forget, functions, weight_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -158,7 +158,9 @@ def supports(model: Any) -> bool:
         and config.scale_attn_weights
         and not config.scale_attn_by_inverse_layer_idx
         and config.activation_function in _GELU
-        and all(_is_plain(m, config.activation_function) for m in model.modules())
+        and config._attn_implementation in ATTENTIONS
+        and is_plain(model)
+        and all(_is_known(m, config) for m in model.modules())
         and _same_kind(list(model.parameters()))
         and not torch.is_autocast_enabled("cpu")
     )
@@ -172,11 +174,11 @@ def _same_kind(parameters: list[Tensor]) -> bool:
     )
 
 
-def _is_plain(module: Any, activation: str) -> bool:
-    """Whether a module does what its class says, and the class is one of GPT-2's."""
-    return type(module) in _classes(activation) and not (
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    )
+def _is_known(module: Any, config: Any) -> bool:
+    """Whether a module is one of GPT-2's, and attention of the usual scale."""
+    usual = (config.n_embd // config.n_head) ** -0.5
+    known = type(module) in _classes(config.activation_function)
+    return known and getattr(module, "scaling", usual) == usual
 
 
 @cache

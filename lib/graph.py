@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from lib.forward import evaluating
+from lib.forward import ATTENTIONS, evaluating, is_plain
 from lib.generator import Emitted
 from lib.pipeline import Checks, Step, check_input
 from lib.request import Request
@@ -36,7 +36,6 @@ _FEWEST = 16  # tokens for which recording, which takes longer than a few, may p
 _GRAIN = 64  # lengths are rounded up to a multiple, which more generations share
 _SHARE = 0.5  # of the free memory: the most that keys and values may take
 _WARM_UPS = 3  # runs before a recording: libraries choose their kernels in the first
-_ATTENTIONS = ("sdpa", "eager")  # which add a mask of numbers
 
 # Keys and values of each layer, (rows, heads, length, size).
 Layers = list[tuple[Tensor, Tensor]]
@@ -233,10 +232,10 @@ def supports(request: Request) -> bool:
         and model not in _refused
         and not model.config.is_encoder_decoder
         and getattr(model, "_can_compile_fullgraph", False)
-        and model.config._attn_implementation in _ATTENTIONS
+        and model.config._attn_implementation in ATTENTIONS  # add a mask of numbers
         and "position_ids" in inspect.signature(model.forward).parameters
         and all(p.device == device for p in model.parameters())
-        and not any(_is_changed(module) for module in model.modules())
+        and is_plain(model)
         and not torch.is_autocast_enabled(device.type)
     )
 
@@ -353,9 +352,3 @@ def _free(device: torch.device) -> float:
         return float("inf")
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return float(torch.cuda.mem_get_info(device)[0] + unused)
-
-
-def _is_changed(module: Any) -> bool:
-    """Whether something was added to what a module's class does."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return bool(hooks) or "forward" in vars(module)

@@ -227,7 +227,9 @@ def _halves(weight: Tensor) -> Matrix | None:
             matrix = pack(weight.float() * scale)
             if scale == 1 and weight.dtype == torch.float32:
                 return matrix
-            return partial(_narrowed, matrix, torch.tensor([1 / scale]))
+            return partial(
+                _narrowed, matrix, torch.tensor([1 / scale], dtype=torch.float32)
+            )
     return None
 
 

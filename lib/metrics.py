@@ -96,7 +96,7 @@ def distinct_n(tokens: Sequence[int] | Tensor, n: int) -> float:
                 "one row at a time"
             )
         tokens = tokens.tolist()
-    if not isinstance(tokens, Sequence):
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
         raise TypeError(f"tokens={tokens!r} must be a sequence of token ids")
     ids = _validate.integers("tokens", tokens, low=0) if tokens else ()
     if len(ids) < n:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import compress
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class SamplingSettings:
             sampling.
         no_repeat_ngram_size: ban tokens that repeat an n-gram; 0 is off.
         min_new_tokens: ban ``eos_token_id`` until this many new tokens are there.
-        eos_token_id: the ids that end a sequence, for ``min_new_tokens``.
+        eos_token_id: the id or ids that end a sequence, for ``min_new_tokens``.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -66,7 +66,7 @@ class SamplingSettings:
     top_p: float = 1.0
     no_repeat_ngram_size: int = 0
     min_new_tokens: int = 0
-    eos_token_id: Sequence[int] = ()
+    eos_token_id: int | Sequence[int] = ()
 
     def __post_init__(self) -> None:
         _validate.flag("do_sample", self.do_sample)
@@ -150,6 +150,7 @@ class Stage:
 Watch = Callable[[Stage, Tensor, Tensor], None]
 
 
+@final
 class Pipeline:
     """A list of stages and a selection, callable as ``(input_ids, logits, u) -> ids``.
 
@@ -157,15 +158,25 @@ class Pipeline:
         stages: ``Stage`` objects, or callables ``(input_ids, logits) -> logits`` (the
             signature of a ``transformers`` logits processor), in order.
         do_sample: draw the token with ``u`` instead of taking the maximum.
+
+    Raises:
+        TypeError: a stage that is neither; a subclass, whose methods a generation
+            would go round: what is to be different is a stage.
     """
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(
+            f"Pipeline has no subclasses such as {cls.__name__}: write a stage, "
+            "(input_ids, logits) -> logits, and put it into Pipeline([...])"
+        )
 
     def __init__(
         self,
-        stages: Iterable[Stage | Callable[[Tensor, Tensor], Tensor]],
+        stages: Iterable[Stage | Callable[[Any, Any], Tensor]],
         *,
         do_sample: bool = False,
     ) -> None:
-        self.stages: list[Stage] = [_as_stage(stage) for stage in stages]
+        self.stages: tuple[Stage, ...] = tuple(map(_as_stage, stages))
         self.do_sample = _validate.flag("do_sample", do_sample)
 
     def __call__(
@@ -231,6 +242,8 @@ class Pipeline:
             tokens = ban.during(step, logits, partial(_draw, tail, logits, u))
         else:
             before = _run(dense, step, _checked(step, logits)) if dense else None
+            if before is not None and not on_host(before):  # a stage of one's own
+                return sample_stage(_run(tail, step, before), u)
             tokens = _draw(tail, logits if before is None else before, u)
         left = (tokens < 0).nonzero()[0]
         if len(left):  # candidates do not suffice, or the logits are faulty
@@ -273,14 +286,24 @@ def build_pipeline(settings: SamplingSettings) -> Pipeline:
         settings: validated parameters.
 
     Returns:
-        The pipeline; its ``stages`` list can be read and reordered.
+        The pipeline; its ``stages`` can be read, and put into another ``Pipeline`` in
+        another order.
+
+    Raises:
+        ValueError: ``min_new_tokens`` without ``eos_token_id``.
 
     Defined in chapter 7.
     """
     s = settings
     stages = []
-    if s.min_new_tokens and s.eos_token_id:
-        stages.append(_min_new_tokens(s.min_new_tokens, tuple(s.eos_token_id)))
+    if s.min_new_tokens:
+        if not s.eos_token_id:
+            raise ValueError(
+                f"min_new_tokens={s.min_new_tokens} bans eos_token_id for so many "
+                "steps: pass the ids that end a sequence"
+            )
+        ends = _validate.integers("eos_token_id", s.eos_token_id, low=0)
+        stages.append(_min_new_tokens(s.min_new_tokens, ends))
     if s.no_repeat_ngram_size:
         stages.append(_no_repeat_ngram(s.no_repeat_ngram_size))
     if s.do_sample and s.temperature != 1.0:
@@ -332,7 +355,9 @@ class _LogitsProcessor:
         return self.stage(*inputs, **self.settings)
 
 
-@lru_cache  # equal stages are one: what was made for one can serve the other
+@lru_cache(
+    typed=True
+)  # equal stages are one: what was made for one can serve the other
 def _simple(
     name: str,
     value: Any,
@@ -354,7 +379,11 @@ def _run(
     stages: Iterable[Stage], step: Step, logits: Tensor, watch: Watch | None = None
 ) -> Tensor:
     for stage in stages:
-        before, logits = logits, stage(step, logits)
+        before = logits
+        # Who writes into the logits would change what is watched.
+        logits = stage(step, logits if watch is None else logits.clone())
+        if logits is not before:
+            _check_kind(stage, logits, before)
         if stage.may_empty:
             _now_or_later(partial(_check_output, stage, step), step, logits)
         if watch is not None:
@@ -449,13 +478,17 @@ class RememberedBan:
         """What a function finds while the ban stands in the logits themselves.
 
         A ban touches a few tokens. To write these and to put them back takes a small
-        part of the time of copying the vocabulary. The logits are on the CPU.
+        part of the time of copying the vocabulary. The logits are on the CPU. Where
+        a ban would hide a fault, all rows are in doubt, -1.
         """
         places = self._places(step, logits.shape[-1])
         if not places.size:
             return function()
         flat = logits.numpy().reshape(-1)
         held = flat[places]
+        # The product is the fastest way to see that all is well.
+        if not held @ held < np.inf and not (held < np.inf).all():
+            return np.full(len(logits), -1)
         flat[places] = -np.inf
         try:
             return function()
@@ -512,6 +545,21 @@ def check_input(step: Step, logits: Tensor) -> None:
         _validate.logits(logits, stage="model")
     except ValueError as error:
         raise type(error)(f"{error}{_at(step)}") from None
+
+
+def _check_kind(stage: Stage, after: Any, before: Tensor) -> None:
+    """Refuse what are not logits of the shape that a stage was given."""
+    if not isinstance(after, Tensor) or not after.is_floating_point():
+        kind = after.dtype if isinstance(after, Tensor) else type(after).__name__
+        raise TypeError(
+            f"stage {stage} returned {kind}; it must return a floating-point tensor, "
+            f"logits {tuple(before.shape)}"
+        )
+    if after.shape != before.shape:
+        raise ValueError(
+            f"stage {stage} returned logits of shape {tuple(after.shape)}; allowed is "
+            f"the shape it was given, {tuple(before.shape)}"
+        )
 
 
 def _check_output(stage: Stage, step: Step, logits: Tensor) -> None:

@@ -80,7 +80,7 @@ def no_repeat_ngram_stage(
         repeats &= real[:, length - n + 1 :].all(dim=-1, keepdim=True)
     # Windows that ban nothing point at a spare column, cut off again below.
     vocab = logits.shape[-1]
-    targets = windows[..., -1].masked_fill(~repeats, vocab).clamp(max=vocab).long()
+    targets = windows[..., -1].long().masked_fill(~repeats, vocab).clamp(max=vocab)
     banned = logits.new_zeros((logits.shape[0], vocab + 1), dtype=torch.bool)
     banned.scatter_(1, targets, True)
     return logits.masked_fill(banned[:, :vocab], -torch.inf)

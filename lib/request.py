@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib import _validate
 from lib.forward import context_length, device_of
@@ -113,14 +114,17 @@ def prepare(
         )
     encodes = bool(model.config.is_encoder_decoder)
     mask = _attention_mask(attention_mask, input_ids, left_only=not encodes)
+    if encodes:
+        _check_encoder_length(model, input_ids.shape[1])
     eos = _eos_token_ids(eos_token_id, model)
+    _validate.integer("min_new_tokens", min_new_tokens, low=0)
     settings = SamplingSettings(
         do_sample=do_sample,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         no_repeat_ngram_size=no_repeat_ngram_size,
-        min_new_tokens=min_new_tokens,
+        min_new_tokens=min_new_tokens if eos else 0,  # what never ends is long enough
         eos_token_id=eos,
     )
     chosen = _pipeline(pipeline, settings)
@@ -160,6 +164,16 @@ def prepare(
         pipeline=chosen,
         stop=stop,
     )
+
+
+def check_names(function: str, names: Iterable[str], arguments: type) -> None:
+    """Refuse keyword arguments that a function of these arguments does not have."""
+    known = list(arguments.__annotations__)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{function}() has no argument {name!r}{advice}")
 
 
 def check_model(model: Any) -> None:
@@ -330,6 +344,17 @@ def _steps(
             f"{length} tokens and the model a context of {limit}"
         )
     return total - length
+
+
+def _check_encoder_length(model: Any, length: int) -> None:
+    """Refuse a prompt with more places than an encoder has learned."""
+    places = getattr(model.get_encoder(), "embed_positions", None)
+    limit = context_length(model.config, encoder=True)
+    if isinstance(places, nn.Embedding) and limit is not None and length > limit:
+        raise ValueError(
+            f"the prompt has {length} tokens; allowed are at most {limit}, the context "
+            "of the model's encoder"
+        )
 
 
 def _stop_strings(

@@ -15,7 +15,7 @@ from lib.distribution import entropy, log_softmax, softmax
 from lib.forward import device_of
 from lib.generator import Emitted, luck_of, run
 from lib.pipeline import Pipeline, Stage
-from lib.request import Arguments, Request, prepare
+from lib.request import Arguments, Request, check_names, prepare
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def trace(model: Any, input_ids: Tensor, **settings: Unpack[Arguments]) -> Trace
 
     Defined in chapter 7.
     """
+    check_names("trace", settings, Arguments)
     request = prepare(model, input_ids, **settings)
     mask = settings.get("attention_mask")
     left_out = ("attention_mask", "tokenizer", "pipeline", "seed", "max_length")

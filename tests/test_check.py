@@ -290,7 +290,9 @@ def raising(error):
         (lambda z, *_: Nasty(), "type Nasty"),
         (lambda z, *_: {"p": z}, "type dict"),
         (lambda z, *_: [], "type list"),
-        (lambda z, *_: z > 0, "type Tensor"),
+        (lambda z, *_: z > 0, "a tensor of bool"),
+        (lambda z, *_: (z > 0).numpy(), "an array of bool"),
+        (lambda z, *_: z * 1j, "a tensor of complex"),
         (lambda z, *_: [z, z[:0]], "stack expects each tensor"),
         (lambda z, *_: 1 / 0, "ZeroDivisionError"),
         (lambda z, *_: undefined_name, "NameError"),  # noqa: F821
@@ -352,6 +354,15 @@ def test_answers_that_look_alike_get_more_digits():
     shown = repr(check.softmax(in_64_then_32(lib.softmax)))
     expected, yours = re.search(r"expected +(.*)\n +yours +(.*)", shown).groups()
     assert expected.split("  ")[0] != yours.split("  ")[0]
+
+
+def test_an_input_below_1_is_not_shown_as_1():
+    given = torch.tensor([1 - 2**-53, 1 - 1e-5, 0.5, 1.0, 1e-12], dtype=torch.float64)
+    shown = repr(check.Result("it", False, 1, 1, {"u": given}, given, -given))
+    first = re.search(r"u +\[(.*?)\]", shown).group(1)
+    assert first == "0.9999999999999999, 0.99999, 0.5, 1, 1e-12"
+    # An answer may be rounded: nobody types it.
+    assert re.search(r"expected +\[1, 1, 0.5", shown)
 
 
 def test_a_result_is_the_same_every_time():

@@ -67,6 +67,8 @@ RIGHT = {
         lambda p, e: (p.log() - e.log()).argmax(-1),
         lambda p, e: (p.double() / e).max(-1).indices,
         lambda p, e: np.argmin(e.numpy() / p.numpy(), axis=-1),
+        lambda p, e: (e.float() / p).argmin(-1),
+        lambda p, e: (p.log() - e.float().log()).argmax(-1),
         race_in_loops,
         race_by_halves,
     ],
@@ -97,6 +99,16 @@ WRONG = {
         (lambda p, e: (e / p).argmin(-1, keepdim=True), "the last axis is kept"),
         (lambda p, e: (e / p).argmin(), "one token for the whole batch"),
         (lambda p, e: (e / p).argmin(0), "wrong axis"),
+        *(
+            (lambda p, e, race=race, eps=eps: race(p, e, eps), "to the probability")
+            for eps in (1e-3, 1e-6, 1e-9, 1e-12)
+            for race in (
+                lambda p, e, eps: (e / (p + eps)).argmin(-1),
+                lambda p, e, eps: (e / p.clamp_min(eps)).argmin(-1),
+                lambda p, e, eps: ((p + eps).log() - e.log()).argmax(-1),
+            )
+        ),
+        (lambda p, e: (p / (e + 1e-6)).argmax(-1), "added to the time"),
     ],
     "block_cut": [
         (
@@ -189,6 +201,14 @@ def test_the_inputs_of_the_race_try_removed_tokens_and_batches():
 
     assert check.race(watching)
     assert any((probs == 0).any() for probs, _ in seen)
+    assert any((times[probs == 0] < 1e-9).any() for probs, times in seen)
+    assert any(((probs > 0) & (probs < 1e-5)).any() for probs, _ in seen)
     assert any(probs.ndim == 3 for probs, _ in seen)
     assert all((times > 0).all() for _, times in seen)
     assert len(seen) > 30
+
+
+@pytest.mark.parametrize("case", WRONG["race"])
+def test_the_counterexample_to_a_race_is_a_distribution(case):
+    probs = check.race(case[0]).counterexample["probs"]
+    assert torch.allclose(probs.sum(-1), torch.ones(probs.shape[:-1]), atol=1e-4)

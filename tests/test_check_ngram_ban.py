@@ -174,6 +174,33 @@ def first_row(input_ids, logits, n):
     return by_hand(right)(input_ids[:1].expand_as(input_ids), logits, n)
 
 
+def last_of_every(x, n):
+    return [x[i + n - 1] for i in range(len(x) - n + 1)]
+
+
+def in_the_whole_text(input_ids, logits, n):
+    """Ban what leaves any repeated n-gram in the text, an old one included."""
+
+    def repeats(text):
+        grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+        return len(set(grams)) < len(grams)
+
+    rule = by_hand(lambda x, n: [v for v in range(logits.shape[1]) if repeats([*x, v])])
+    return rule(input_ids, logits, n)
+
+
+def of_a_neighbour(step):
+    def ban(input_ids, logits, n):
+        out = logits.clone()
+        histories = input_ids.tolist()
+        for row in range(len(out)):
+            if n > 0:
+                out[row, right(histories[(row + step) % len(out)], n)] = -INF
+        return out
+
+    return ban
+
+
 def in_place(input_ids, logits, n):
     logits[:] = lib.apply_no_repeat_ngram(input_ids, logits, n)
     return logits
@@ -218,10 +245,18 @@ WRONG_BANS = [
     (by_hand(set_of_tokens), "order of the tokens is ignored"),
     (whole_batch, "one history for the whole batch"),
     (first_row, "the first row's history"),
+    (by_hand(last_of_every), "the last token of every n-gram"),
+    (in_the_whole_text, "already written bans every token"),
+    (of_a_neighbour(1), "what its neighbour has said"),
+    (of_a_neighbour(-1), "what its neighbour has said"),
     (inverted, "is kept, and the rest banned"),
     (by_hand(right, 0.0), "set to 0"),
     (by_hand(right, -1e9), "large negative number"),
     (by_hand(right, torch.finfo(torch.float32).min), "large negative number"),
+    (
+        lambda i, z, n: in_the_whole_text(i, z, n).clamp_min(-1e9),
+        "large negative number",
+    ),
     (
         lambda i, z, n: lib.softmax(by_hand(right)(i, z, n).nan_to_num(neginf=-1e9)),
         "probabilities returned",
@@ -311,3 +346,10 @@ def test_results_fit_a_narrow_page(wrong):
     for function, _ in wrong:
         lines = repr(checker(function)).splitlines()
         assert all(len(line) <= 76 for line in lines if not line.startswith("  "))
+
+
+@pytest.mark.parametrize("value", [-1e9, -INF])
+def test_only_a_finite_number_is_called_a_low_one(value):
+    """A rule that is no known mistake: a long text's first token is banned, too."""
+    odd = by_hand(lambda x, n: [*right(x, n), *([x[0]] if len(x) > 4 else [])], value)
+    assert ("large negative" in check.no_repeat_ngram(odd).mistake) is (value > -INF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import random
+import re
 
 import numpy as np
 import pytest
@@ -43,6 +44,10 @@ def sample_in_numpy(logits, u):
     z, u = np.asarray(logits, dtype=np.float64), np.asarray(u)
     mass = np.exp(z - z.max(-1, keepdims=True)).cumsum(-1)
     return (mass <= u[..., None] * mass[..., -1:]).sum(-1)
+
+
+def scaled(s, u):
+    return (s > u[..., None] * s[..., -1:]).int().argmax(-1)
 
 
 def sample_backwards(z, u):
@@ -86,12 +91,17 @@ RIGHT = {
         sample_in_numpy,
         sample_backwards,
         sample_by_search,
+        lambda z, u: scaled(torch.softmax(z, -1).double().cumsum(-1), u),
     ],
     "gumbel_max": [
         lambda z, u: (z + gumbel(u)).argmax(-1),
         lambda z, u: (F.log_softmax(z, -1) + gumbel(u)).argmax(-1),
         lambda z, u: (-u.log() / torch.softmax(z.double(), -1)).argmin(-1),
         lambda z, u: np.asarray(z + gumbel(u)).argmax(-1),
+        # float32 is wide enough for the noise, though not for u
+        lambda z, u: (z.float() + gumbel(u).float()).argmax(-1),
+        lambda z, u: ((-u.log()).float() / torch.softmax(z.float(), -1)).argmin(-1),
+        lambda z, u: (torch.softmax(z.double(), -1) / -u.log()).argmax(-1),
         gumbel_in_loops,
     ],
 }
@@ -102,6 +112,13 @@ def by_rank(z, u):
     s = p.cumsum(-1)
     return order, (s > u[..., None] * s[..., -1:]).int().argmax(-1)
 
+
+def own(z):
+    return torch.softmax(z, -1).cumsum(-1)
+
+
+SHORT = "a sum that may end below u"
+NARROW = "a sum that is not in float64"
 
 WRONG = {
     "greedy": [
@@ -152,6 +169,41 @@ WRONG = {
             lambda z, u: (torch.softmax(z, -1).cumsum(-1) <= u[..., None]).sum(-1),
             "a sum that may end below u",
         ),
+        # in float64, but not scaled
+        (lambda z, u: (sums(z) > u[..., None]).int().argmax(-1), SHORT),
+        (
+            lambda z, u: torch.searchsorted(sums(z), u[..., None], right=True)[..., 0],
+            SHORT,
+        ),
+        (lambda z, u: (sums(z) <= u[..., None]).sum(-1), SHORT),
+        (
+            lambda z, u: (sums(z) <= u[..., None]).sum(-1).clamp_max(z.shape[-1] - 1),
+            SHORT,
+        ),
+        (
+            lambda z, u: (
+                (torch.softmax(z, -1).double().cumsum(-1) > u[..., None])
+                .int()
+                .argmax(-1)
+            ),
+            SHORT,
+        ),
+        (
+            lambda z, u: (sums(z) >= u[..., None]).int().argmax(-1),
+            "sum ≥ u in place of sum > u, and a sum that may end below u",
+        ),
+        # scaled, but not in float64
+        (lambda z, u: scaled(own(z), u), NARROW),
+        (
+            lambda z, u: (own(z) / own(z)[..., -1:] > u[..., None]).int().argmax(-1),
+            NARROW,
+        ),
+        (lambda z, u: (own(z) <= u[..., None] * own(z)[..., -1:]).sum(-1), NARROW),
+        (
+            lambda z, u: scaled((z - z.amax(-1, True)).exp().cumsum(-1), u),
+            NARROW,
+        ),
+        (lambda z, u: scaled(own(z.float()), u), NARROW),
         (
             lambda z, u: (
                 (torch.softmax(z, -1).cumsum(-1) > u.float()[..., None])
@@ -248,6 +300,28 @@ WRONG = {
         (lambda z, u: (z + gumbel(u)).argmax(), "one token for the whole batch"),
         (lambda z, u: (z + gumbel(u)).argmax(-1).item(), ".item() on a batch"),
         (lambda z, u: (z + gumbel(u)).argmax(0), "wrong axis"),
+        *(
+            (lambda z, u, guard=guard: (z + guard(u)).argmax(-1), "kept away from")
+            for guard in (
+                lambda u: gumbel(u.clamp(1e-2, 0.99)),
+                lambda u: gumbel(u.clamp(1e-6, 1 - 1e-6)),
+                lambda u: gumbel(u.clamp_min(1e-20)),
+                lambda u: -(-(u + 1e-9).log() + 1e-9).log(),
+            )
+        ),
+        (lambda z, u: (z + gumbel(u.float())).argmax(-1), "rounded up to 1"),
+        *(
+            (lambda z, u, low=low: (z.clamp_min(low) + gumbel(u)).argmax(-1), "lucky")
+            for low in (-10, -20, -50, -100)
+        ),
+        (
+            lambda z, u: ((torch.softmax(z, -1) + 1e-9).log() + gumbel(u)).argmax(-1),
+            "a removed token that wins if it is lucky",
+        ),
+        (
+            lambda z, u: (-u.log() / (torch.softmax(z, -1) + 1e-9)).argmin(-1),
+            "a removed token that wins if it is lucky",
+        ),
     ],
 }
 
@@ -296,3 +370,28 @@ def test_the_bank_meets_the_edges():
     # u = 0 where id 0 is removed, and the largest u, are among them.
     closed = check.sample(lambda z, u: (sums(z) < u[..., None]).sum(-1))
     assert closed.counterexample["u"].tolist() in (0.0, [0.0], [0.0, 0.0], 0.5)
+
+
+def test_a_uniform_is_shown_so_that_it_can_be_typed():
+    """The largest u is no 1, which would be refused."""
+    for wrong in (
+        lambda z, u: (sums(z) > u[..., None]).int().argmax(-1),
+        lambda z, u: scaled(own(z), u),
+    ):
+        result = check.sample(wrong)
+        shown = re.search(r"(?m)^ +u +\[?([^] ]+)", repr(result)).group(1)
+        assert float(shown) == result.counterexample["u"].item() < 1
+
+
+def test_the_bank_of_gumbel_max_meets_rare_luck():
+    seen = []
+
+    def watching(z, u):
+        seen.append((z, u))
+        return (z + gumbel(u)).argmax(-1)
+
+    assert check.gumbel_max(watching)
+    assert any((u < 1e-20).any() for _, u in seen)
+    assert any((u > 1 - 1e-9).any() for _, u in seen)
+    assert any((u[z == -torch.inf] > 1 - 1e-9).any() for z, u in seen)
+    assert all(((u > 0) & (u < 1)).all() for _, u in seen)

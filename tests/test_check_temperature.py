@@ -36,6 +36,10 @@ def slope_of(p, z):
     return (p * (z - (p * z).sum(-1, keepdim=True)) ** 2).sum(-1)
 
 
+def finite(z):
+    return z.masked_fill(z == -torch.inf, 0.0)
+
+
 def at(z, t):
     return F.softmax((z - top(z)) / t, -1)
 
@@ -99,6 +103,14 @@ RIGHT = {
         slope_by_autograd,
         slope_from_surprisals,
         lambda z, t: slope(z.double(), t).to(z.dtype),
+        # E[z²] - E[z]², where float64 is wide enough for what the bank holds
+        lambda z, t: (
+            (
+                (at(z.double(), t) * finite(z).double() ** 2).sum(-1)
+                - (at(z.double(), t) * finite(z).double()).sum(-1) ** 2
+            )
+            / t**3
+        ),
     ],
 }
 
@@ -159,6 +171,26 @@ WRONG = {
                 (at(z, t) * z.masked_fill(z == -torch.inf, 0) ** 2).sum(-1) / t**3
             ),
             "the mean is not subtracted",
+        ),
+        (
+            lambda z, t: (
+                (
+                    (at(z, t) * finite(z) ** 2).sum(-1)
+                    - (at(z, t) * finite(z)).sum(-1) ** 2
+                )
+                / t**3
+            ),
+            "a small difference of large numbers",
+        ),
+        (
+            lambda z, t: (
+                (
+                    (F.softmax(z / t, -1) * z.nan_to_num(neginf=0.0).square()).sum(-1)
+                    - (F.softmax(z / t, -1) * z.nan_to_num(neginf=0.0)).sum(-1).square()
+                )
+                / t**3
+            ),
+            "a small difference of large numbers",
         ),
         (lambda z, t: slope(z, t) / math.log(2), "bits in place of nats"),
         (lambda z, t: lib.entropy((z - top(z)) / t), "the entropy itself"),

@@ -177,6 +177,15 @@ def torn(z, rho):
     return cut(z, remove.scatter(-1, order, remove))
 
 
+def off_at_one(stage):
+    return lambda z, rho: z.clone() if rho == 1 else stage(z, rho)
+
+
+def one_more_than_below(z, rho):
+    mass = F.softmax(z, -1).sort(-1, descending=True).values.cumsum(-1)
+    return (mass < rho).sum(-1) + 1
+
+
 def not_off_at_one(z, rho):
     ranked = z.sort(-1, descending=True).values
     mass = F.softmax(ranked, -1).cumsum(-1)
@@ -230,15 +239,18 @@ def logits_summed(z, rho):
 
 
 right = lib.apply_top_p
+TORN = "tokens with equal logits are torn apart"
+BOTH = f"top_p = 1.0 is not left alone, and {TORN}"
 WRONG = {
     "top_p": [
         (of_the_note, "the <= rule"),
         (at_most, "the <= rule"),
         (the_formula, "the crossing token is dropped"),
         (the_formula_but_one, "the crossing token is dropped, save the first"),
-        (of_transformers, "torn apart"),
-        (torn, "torn apart"),
-        (off_at_one_but_torn, "torn apart"),
+        (of_transformers, BOTH),
+        (torn, BOTH),
+        (off_at_one_but_torn, TORN),
+        (off_at_one(of_transformers), TORN),
         (not_off_at_one, "top_p = 1.0 is not left alone"),
         (shifted_twice, "one token more"),
         (without_scatter, "rank used as token id"),
@@ -297,7 +309,10 @@ WRONG = {
             "the crossing token is not counted",
         ),
         (size_of(of_the_note), "the <= rule"),
-        (size_of(of_transformers), "torn apart"),
+        (size_of(of_transformers), BOTH),
+        (size_of(torn), BOTH),
+        (one_more_than_below, BOTH),
+        (size_of(off_at_one_but_torn), TORN),
         (size_of(the_formula_but_one), "the crossing token is dropped, save"),
         (size_of(not_off_at_one), "top_p = 1.0 is not left alone"),
         (size_of(shifted_twice), "one token more"),
@@ -355,3 +370,20 @@ def test_the_counterexample_of_the_at_most_rule_is_an_exact_tie():
     p = lib.softmax(shown.counterexample["logits"].double())
     mass = p.sort(descending=True).values.cumsum(-1)
     assert float((mass - shown.counterexample["top_p"]).abs().min()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        (name, function)
+        for name, cases in WRONG.items()
+        for function, mistake in cases
+        if mistake in (TORN, BOTH)
+    ],
+)
+def test_a_counterexample_belongs_to_the_mistake_that_is_named(name, function):
+    result = getattr(check, name)(function)
+    z, rho = result.counterexample.values()
+    tied = len(z.flatten().unique()) < z.numel()
+    at_one = rho == 1 and "top_p = 1.0 is not left alone" in result.mistake
+    assert tied or at_one

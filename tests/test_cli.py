@@ -174,6 +174,8 @@ def test_prompts_from_a_file_and_from_stdin(run, tmp_path):
     text = "Tom\n\nLily saw\n"
     assert run(*flags, stdin=io.StringIO(text))[1] == expected
     assert run("--file", "-", *flags, stdin=Terminal(text))[1] == expected
+    marked = io.StringIO("\ufeff" + text)  # as Windows writes UTF-8
+    assert run(*flags, stdin=marked)[1] == expected
 
 
 def test_stdin_is_left_alone_where_there_are_prompts(run):
@@ -182,6 +184,13 @@ def test_stdin_is_left_alone_where_there_are_prompts(run):
             raise AssertionError("read")
 
     assert run("Tom", "--greedy", *SHORT, stdin=Never())[0] == 0
+
+
+def test_where_there_is_no_standard_error_the_text_stands_alone(run, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    status, text, _ = run("Tom", *SHORT)
+    assert status == 0
+    assert text.startswith("Tom")
 
 
 @pytest.mark.parametrize("stdin", [None, Terminal()], ids=["closed", "terminal"])

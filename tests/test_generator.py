@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_zoo import FAMILIES, VOCAB, Scripted, one_hot, prompts, random_model
+from model_zoo import (
+    CONTEXT,
+    FAMILIES,
+    VOCAB,
+    Scripted,
+    one_hot,
+    prompts,
+    random_model,
+)
+from transformers import BartConfig, BartForConditionalGeneration
 
 import lib
 import lib.generator
@@ -38,6 +47,35 @@ def tiny():
 @pytest.fixture(scope="module")
 def nano():
     return lib.load("nano", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bart():
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+    special = {"decoder_start_token_id": 2, "forced_eos_token_id": None}
+    config = BartConfig(
+        vocab_size=VOCAB, max_position_embeddings=CONTEXT, **sizes, **special
+    )
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(config).eval()
+    for weights in model.parameters():
+        if weights.ndim > 1:
+            torch.nn.init.normal_(weights, std=0.3)
+    return model
+
+
+class Letters:
+    """A tokenizer of which each token is a letter."""
+
+    pad_token_id = 1
+
+    def __call__(self, text):
+        return {"input_ids": [3 + ord(letter) % 50 for letter in text]}
+
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
 
 
 def rows_of(model, ids, mask, **settings):
@@ -463,6 +501,25 @@ def test_padding_may_stand_anywhere_for_an_encoder():
     assert torch.equal(found[:1], alone)
 
 
+@pytest.mark.parametrize("lengths", [(5, 9), (9,)], ids=["padded", "alone"])
+def test_a_prompt_longer_than_its_encoders_context_is_refused(bart, lengths):
+    ids, mask = prompts(lengths)
+    settings = {"attention_mask": mask, "max_new_tokens": 3, "eos_token_id": -1}
+    assert lib.generate(bart, ids, **settings).shape == (len(lengths), 4)
+    wide = torch.ones(1, CONTEXT + 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"the prompt has 65 tokens; .* at most 64"):
+        lib.generate(bart, wide, max_new_tokens=3)
+
+
+def test_a_text_for_an_encoder_is_the_same_alone_and_in_a_batch(bart):
+    """BART counts positions from the first place, whatever is masked."""
+    texts = ["abc", "some longer text"]
+    settings = {"max_new_tokens": 8, "eos_token_id": -1}
+    together = lib.complete(bart, Letters(), texts, **settings)
+    assert together == [lib.complete(bart, Letters(), t, **settings) for t in texts]
+    assert len(set(together)) == 2
+
+
 # --- an accelerator is asked rarely ---------------------------------------------------
 
 
@@ -614,6 +671,19 @@ def test_all_ways_in_take_the_same_arguments():
     assert set(typing.get_type_hints(Arguments)) == settings
     text = settings - {"attention_mask", "tokenizer"}
     assert set(typing.get_type_hints(TextArguments)) == text
+
+
+@pytest.mark.parametrize("function", ["stream", "stream_text", "complete", "trace"])
+def test_an_unknown_argument_is_named_with_its_function(function, tiny):
+    model, tokenizer = tiny
+    given = [model, torch.tensor([[1]])]
+    if function in ("stream_text", "complete"):
+        given = [model, tokenizer, "Once"]
+    words = rf"{function}\(\) has no argument 'max_tokens'; did you mean max_new_tokens"
+    with pytest.raises(TypeError, match=words):
+        getattr(lib, function)(*given, max_tokens=3)
+    with pytest.raises(TypeError, match=r"has no argument 'xyz'$"):
+        getattr(lib, function)(*given, xyz=3)
 
 
 # --- stop strings, padding of what ended ----------------------------------------------

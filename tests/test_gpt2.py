@@ -14,7 +14,8 @@ from functools import cache
 import pytest
 import torch
 from model_zoo import CONTEXT, FAMILIES, VOCAB, prompts, random_model
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 import lib
 import lib.generator
@@ -408,6 +409,18 @@ def another_activation(model):
     model.transformer.h[0].mlp.act = torch.nn.ReLU()
 
 
+def another_scale(model):
+    model.transformer.h[0].attn.scaling = 0.01
+
+
+def another_attention(model):
+    def uniform(module, query, key, value, *_, **__):
+        return value.mean(2, keepdim=True).expand_as(query).transpose(1, 2), None
+
+    AttentionInterface.register("uniform", uniform)
+    model.set_attn_implementation("uniform")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -417,6 +430,8 @@ def another_activation(model):
         an_adapter,
         a_parametrization,
         another_activation,
+        another_scale,
+        another_attention,
     ],
 )
 def test_what_is_added_to_a_model_has_its_effect(change):
@@ -430,6 +445,19 @@ def test_what_is_added_to_a_model_has_its_effect(change):
     )
     assert torch.equal(found, wanted)
     assert not torch.equal(found, theirs(ids, mask)), "the change changes nothing"
+
+
+def test_a_hook_on_all_modules_is_called():
+    model, (ids, _) = fresh(), prompts((3,))
+    assert gpt2.supports(model)
+    called = []
+    hook = register_module_forward_hook(lambda *call: called.append(call[0]))
+    try:
+        assert not gpt2.supports(model)
+        ours(model, ids, None)
+    finally:
+        hook.remove()
+    assert model.lm_head in called
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,18 @@ def test_every_entry_of_a_held_matrix_comes_back(seed, exponents):
 
 
 @needs_halves
+@pytest.mark.parametrize("default", [torch.float16, torch.float64], ids=str)
+def test_a_copy_does_not_depend_on_the_default_dtype(default):
+    weight = torch.randn(8, 8).half().float() * 2.0**-12  # widened to fit
+    x = torch.randn(1, 8)
+    torch.set_default_dtype(default)
+    try:
+        matrix = linear._halves(weight)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.allclose(matrix(x, None), x @ weight.T, rtol=1e-5, atol=0)
+
+
 def test_bfloat16_is_rounded_once():
     torch.manual_seed(0)
     weight = torch.randn(70, 50, dtype=torch.bfloat16)

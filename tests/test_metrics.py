@@ -124,7 +124,7 @@ def test_a_model_that_has_overflowed_is_refused():
         ([1, 2], True, TypeError, r"n=True must be an integer >= 1"),
         ([1, 2], 3, ValueError, r"tokens has length 2; it must be at least n=3"),
         ([], 1, ValueError, r"tokens has length 0; it must be at least n=1"),
-        ("ab", 1, TypeError, r"tokens='ab' must be an integer"),
+        ("ab", 1, TypeError, r"tokens='ab' must be a sequence"),
         ([1, 2.5], 1, TypeError, r"tokens=2.5 must be an integer"),
         (5, 1, TypeError, r"tokens=5 must be a sequence"),
         (torch.ones(2, 2).long(), 1, ValueError, r"shape \(2, 2\).*one row at a time"),

@@ -21,6 +21,7 @@ from transformers import (
     TopKLogitsWarper,
 )
 
+import lib.pipeline
 from lib import (
     EmptySupportError,
     Pipeline,
@@ -48,7 +49,7 @@ settings = st.builds(
     top_p=st.sampled_from([1.0, 0.9, 0.5, 0.1, 1 - 1e-9]),
     no_repeat_ngram_size=st.sampled_from([0, 0, 2, 3]),
     min_new_tokens=st.integers(0, 3),
-    eos_token_id=st.sampled_from([(), (0,), (0, 3), 2]),
+    eos_token_id=st.sampled_from([(0,), (0, 3), 2]),
 )
 histories = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)
 every = {"vocab": st.just(VOCAB), "removed": False}
@@ -125,8 +126,11 @@ def test_neutral_settings_add_no_stage():
     assert repr(build_pipeline(SamplingSettings(do_sample=True))) == "sample"
     chosen = SamplingSettings(temperature=0.5, top_k=3, top_p=0.5)
     assert repr(build_pipeline(chosen)) == "greedy", "no effect without sampling"
-    no_eos = SamplingSettings(min_new_tokens=3)
-    assert repr(build_pipeline(no_eos)) == "greedy", "nothing to ban"
+
+
+def test_a_least_length_without_an_end_is_refused():
+    with pytest.raises(ValueError, match=r"min_new_tokens=3 bans eos_token_id"):
+        build_pipeline(SamplingSettings(min_new_tokens=3))
 
 
 def test_settings_cannot_be_changed_unseen():
@@ -135,7 +139,10 @@ def test_settings_cannot_be_changed_unseen():
         chosen.top_k = 5
 
 
-@given(matrices(COARSE, **every), st.sets(st.integers(0, VOCAB - 1), max_size=3))
+@given(
+    matrices(COARSE, **every),
+    st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
+)
 def test_min_new_tokens_equals_transformers(z, eos):
     chosen = SamplingSettings(min_new_tokens=2, eos_token_id=tuple(eos))
     pipeline = build_pipeline(chosen)
@@ -369,6 +376,7 @@ def test_illegal_logits_of_the_model_are_refused(value, error):
     for pipeline in (
         Pipeline([]),
         build_pipeline(SamplingSettings(do_sample=True, top_k=2)),
+        build_pipeline(SamplingSettings(do_sample=True, top_k=2, top_p=0.9)),
     ):
         with pytest.raises(error, match="model: "):
             pipeline(torch.tensor([[0]]), torch.full((1, 3), value), luck(1), index=0)
@@ -414,6 +422,88 @@ def test_min_new_tokens_without_a_count_is_refused():
     pipeline = build_pipeline(SamplingSettings(min_new_tokens=2, eos_token_id=0))
     with pytest.raises(ValueError, match="index=None"):
         pipeline(torch.tensor([[0]]), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("returns", "error", "words"),
+    [
+        (lambda z: z[:1], ValueError, r"\(1, 6\).*\(2, 6\)"),
+        (lambda z: z[0], ValueError, r"\(6,\)"),
+        (lambda z: z[:, :3], ValueError, r"\(2, 3\)"),
+        (lambda z: z.argmax(-1), TypeError, "int64"),
+        (lambda z: z > 0, TypeError, "bool"),
+        (lambda z: z.numpy(), TypeError, "ndarray"),
+        (lambda z: None, TypeError, "NoneType"),
+    ],
+    ids=["row", "flat", "cut", "token", "bool", "numpy", "nothing"],
+)
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_a_stage_that_returns_no_logits_is_named(returns, error, words, do_sample):
+    def odd(input_ids, logits):
+        return returns(logits)
+
+    top_k = build_pipeline(SamplingSettings(do_sample=True, top_k=2)).stages
+    ids, z = torch.zeros(2, 1, dtype=torch.long), torch.randn(2, VOCAB)
+    for rest in ((), top_k):
+        with pytest.raises(error, match=rf"stage odd.*{words}"):
+            Pipeline([odd, *rest], do_sample=do_sample)(ids, z, luck(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_stage_of_ones_own_may_narrow(dtype):
+    def narrow(input_ids, logits):
+        return logits.to(dtype)
+
+    chosen = SamplingSettings(do_sample=True, temperature=0.7, top_k=200)
+    pipeline = Pipeline([narrow, *build_pipeline(chosen).stages], do_sample=True)
+    z, step = 3 * torch.randn(200, 500), Step(torch.zeros(200, 1, dtype=torch.long))
+    u = luck(200)
+    wanted = pipeline.select(pipeline.process(step, z), u)
+    assert torch.equal(pipeline.choose(step, z, u), wanted)
+
+
+@pytest.mark.parametrize("value", [float("nan"), INF])
+def test_a_ban_hides_no_fault(value):
+    chosen = SamplingSettings(do_sample=True, no_repeat_ngram_size=1, top_k=3)
+    pipeline = build_pipeline(chosen).with_memory()
+    ids, z = torch.tensor([[3, 3], [4, 4]]), torch.randn(2, 10)
+    z[0, 5] = -INF  # legal
+    assert pipeline.choose(Step(ids), z, luck(2)).shape == (2,)
+    z[1, 4] = value  # banned
+    with pytest.raises(ValueError, match=r"model: .*row 1"):
+        pipeline.choose(Step(torch.cat([ids, ids[:, :1]], dim=1)), z, luck(2))
+
+
+def test_rows_that_have_all_ended_raise_nothing():
+    """Of a large vocabulary they may be a part of the rows that is drawn alone."""
+    vocab = lib.pipeline._AT_A_TIME // 2 + 1
+    chosen = SamplingSettings(do_sample=True, top_k=5, top_p=0.9)
+    rest = build_pipeline(chosen).stages
+    pipeline = Pipeline([Stage("remove", remove_all_of_row_1), *rest], do_sample=True)
+    z, ids = torch.randn(2, vocab), torch.zeros(2, 1, dtype=torch.long)
+    step = Step(ids, live=torch.tensor([True, False]))
+    assert pipeline.choose(step, z, luck(2)).shape == (2,)
+
+
+@pytest.mark.parametrize("chosen", [{"top_k": 2}, {"top_k": 2, "top_p": 0.9}], ids=str)
+def test_an_emptied_row_is_found_on_candidates_too(chosen):
+    settings = SamplingSettings(do_sample=True, no_repeat_ngram_size=1, **chosen)
+    pipeline = build_pipeline(settings).with_memory()
+    with pytest.raises(EmptySupportError, match=r"no_repeat_ngram\(1\).*row 0"):
+        pipeline(torch.tensor([[0, 1, 2]]), torch.zeros(1, 3), luck(1))
+
+
+def test_equal_settings_of_other_types_are_shown_as_given():
+    for value in (2.0, 2):
+        chosen = SamplingSettings(do_sample=True, temperature=value)
+        assert repr(build_pipeline(chosen)) == f"temperature({value}) -> sample"
+
+
+def test_a_pipeline_has_no_subclasses():
+    with pytest.raises(TypeError, match=r"no subclasses such as Mine: write a stage"):
+
+        class Mine(Pipeline):  # type: ignore[misc]
+            pass
 
 
 def test_something_that_is_no_stage_is_refused():

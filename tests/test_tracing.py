@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,33 @@ def test_fresh_luck_is_reported_and_repeats_the_text():
     assert len(set(found.seed)) == 2
     again = lib.generate(model, ids, **{**settings, "seed": found.seed})
     assert again.tolist() == found.sequences
+
+
+def test_a_stage_that_writes_in_place_falsifies_no_record():
+    def without(input_ids, logits):
+        logits[:, :7] = -torch.inf
+        return logits
+
+    def copying(input_ids, logits):
+        return without(input_ids, logits.clone())
+
+    model, (ids, mask) = random_model("llama"), prompts((5, 9))
+    records = [
+        lib.trace(
+            model,
+            ids,
+            attention_mask=mask,
+            max_new_tokens=4,
+            pipeline=lib.Pipeline([stage]),
+        ).steps
+        for stage in (without, copying)
+    ]
+    found, wanted = (
+        [replace(r, stages=[replace(s, name="") for s in r.stages]) for r in steps]
+        for steps in records
+    )
+    assert found == wanted
+    assert all(record.stages[0].removed == 7 for record in found)
 
 
 def test_equal_logits_rank_in_the_order_of_ids():

@@ -11,8 +11,9 @@ the mistake, if it is a known one. It never raises because your code does.
 from lib.check._engine import Result
 from lib.check._fast import block_cut, race
 from lib.check._generator import generate, positions
+from lib.check._gumbel import gumbel_max
 from lib.check._ngram_ban import distinct_n, no_repeat_ngram
-from lib.check._selection import greedy, gumbel_max, sample
+from lib.check._selection import greedy, sample
 from lib.check._softmax import entropy, log_softmax, softmax
 from lib.check._temperature import entropy_slope, temperature
 from lib.check._top_k import top_k, top_k_probs

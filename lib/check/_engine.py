@@ -60,7 +60,7 @@ class Result:
         if not self.counterexample:
             return _wrap(f"✗ {self.exercise}: {self.mistake}. {self.advice}")
         rows = {
-            name: _text(value) + _dtype(value)
+            name: _text(value, typed=True) + _dtype(value)
             for name, value in self.counterexample.items()
         }
         # As many digits as it takes to tell the two answers apart.
@@ -204,7 +204,7 @@ class Exercise:
         if answer is None:
             return failure(
                 "type",
-                note=f"a value of type {type(raw).__name__}",
+                note=_kind(raw),
                 advice="The answer should be a tensor of numbers.",
             )
         changed = [b for a, b in zip(arguments, given, strict=True) if _differ(a, b)]
@@ -452,9 +452,19 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}"[:200].rstrip(": ")
 
 
-def _text(value: Any, digits: int = 4) -> str:
-    """A value as a reader would write it down."""
-    return _nested(value.tolist(), digits) if isinstance(value, Tensor) else str(value)
+def _kind(value: Any) -> str:
+    """What something is that is no answer."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        what = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{what} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a value of type {type(value).__name__}"
+
+
+def _text(value: Any, digits: int = 4, typed: bool = False) -> str:
+    """A value as a reader would write it down; ``typed``, as they may type it in."""
+    if not isinstance(value, Tensor):
+        return str(value)
+    return _nested(value.tolist(), digits, typed)
 
 
 def _dtype(value: Any) -> str:
@@ -464,11 +474,15 @@ def _dtype(value: Any) -> str:
     return f"  ({str(value.dtype).removeprefix('torch.')})"
 
 
-def _nested(value: Any, digits: int) -> str:
+def _nested(value: Any, digits: int, typed: bool) -> str:
     if isinstance(value, list):
-        shown = [_nested(part, digits) for part in value[:12]]
+        shown = [_nested(part, digits, typed) for part in value[:12]]
         return f"[{', '.join([*shown, '…'] if len(value) > 12 else shown)}]"
-    return f"{value + 0:.{digits}g}"
+    text = f"{value + 0:.{digits}g}"
+    # Rounded up to 1, a uniform would be none, and a probability certain.
+    if typed and value < 1 <= float(text):
+        return _nested(value, digits + 1, typed)
+    return text
 
 
 def _wrap(text: str) -> str:
@@ -494,3 +508,4 @@ NARROWED = Mistake(
     sign=_is_narrower,
 )
 LAST_AXIS = "The vocabulary is the last axis, whatever stands before it: use dim=-1."
+ONE_FOR_ALL = "Each row has a token of its own: take it along dim=-1, the vocabulary."

@@ -9,15 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.check._engine import INF, LAST_AXIS, Exercise, Failure, Mistake, Result, logits
-
-_ONE_FOR_ALL = "Each row has a token of its own: take it along dim=-1, the vocabulary."
-
+from lib.check._engine import (
+    INF,
+    LAST_AXIS,
+    ONE_FOR_ALL,
+    Exercise,
+    Failure,
+    Mistake,
+    Result,
+    logits,
+)
 
 # ── The race ────────────────────────────────────────────────────────────────────────
 
 
 def _race(probs: Tensor, times: Tensor) -> Tensor:
+    if not bool(((probs.sum(-1) - 1).abs() < 1e-4).all()):
+        raise ValueError("probs must sum to 1")
     return (times / probs.double()).argmin(-1)
 
 
@@ -26,7 +34,13 @@ def _race_inputs() -> list[tuple[Any, ...]]:
         (torch.tensor([0.5, 0.5]), torch.tensor([2.0, 1.0]).double()),
         (torch.tensor([0.0, 1.0]), torch.tensor([0.1, 3.0]).double()),
         (torch.tensor([0.75, 0.25]), torch.tensor([2.0, 1.0]).double()),
+        (torch.tensor([0.2, 0.8]), torch.tensor([0.01, 0.1]).double()),
         (torch.tensor([0.6, 0.3, 0.1]), torch.tensor([1.0, 0.2, 0.1]).double()),
+        # Where a small number added to a probability or a time decides.
+        (torch.tensor([0.0, 1.0]), torch.tensor([1e-12, 3.0]).double()),
+        (torch.tensor([0.0, 1.0]), torch.tensor([1e-30, 3.0]).double()),
+        (torch.tensor([1e-6, 1.0]), torch.tensor([1e-5, 3.0]).double()),
+        (torch.tensor([1e-29, 1.0]), torch.tensor([1e-30, 3.0]).double()),
     ]
     generator = torch.Generator().manual_seed(8)
     for z in logits():
@@ -97,6 +111,22 @@ _RACE = Exercise(
             "A time common to all tokens changes nothing: each needs its own.",
             lambda p, e: (e[..., :1] / p).argmin(-1),
         ),
+        *(
+            Mistake(
+                "a small number is added to the probability",
+                "A token with p = 0 must never win, and with p + ε it does if its time "
+                "is short enough. No guard is needed: E/0 is inf, which is never the "
+                "smallest.",
+                lambda p, e, small=small: (e / (p + small)).argmin(-1),
+            )
+            for small in (1e-9, 1e-3)
+        ),
+        Mistake(
+            "a small number is added to the time",
+            "With E + ε a token of small probability cannot win, however early it "
+            "comes. A time is never 0: no guard is needed.",
+            lambda p, e: (p / (e + 1e-9)).argmax(-1),
+        ),
         Mistake(
             "the last axis is kept",
             "The answer has one id a row: argmin without keepdim.",
@@ -104,7 +134,7 @@ _RACE = Exercise(
         ),
         Mistake(
             "one token for the whole batch",
-            f"argmin without dim looks at the flattened tensor. {_ONE_FOR_ALL}",
+            f"argmin without dim looks at the flattened tensor. {ONE_FOR_ALL}",
             lambda p, e: (e / p).argmin(),
         ),
         Mistake(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib import metrics, repetition
-from lib.check._engine import INF, NARROWED, Exercise, Mistake, Result
+from lib.check._engine import INF, NARROWED, Exercise, Failure, Mistake, Result
 
 Grams = list[tuple[int, ...]]
 
@@ -106,9 +106,36 @@ def _of_the_first_row(input_ids: Tensor, logits: Tensor, n: int) -> Tensor:
     return _bans(_right)(input_ids[:1].expand_as(input_ids), logits, n)
 
 
+def _of_the_next_row(input_ids: Tensor, logits: Tensor, n: int) -> Tensor:
+    return _bans(_right)(input_ids.roll(-1, 0), logits, n)
+
+
+def _of_the_row_before(input_ids: Tensor, logits: Tensor, n: int) -> Tensor:
+    return _bans(_right)(input_ids.roll(1, 0), logits, n)
+
+
 def _kept_instead(input_ids: Tensor, logits: Tensor, n: int) -> Tensor:
     gone = _bans(_right)(input_ids, torch.zeros_like(logits), n) == -INF
     return logits.masked_fill(~gone, -INF)
+
+
+def _of_the_whole_text(input_ids: Tensor, logits: Tensor, n: int) -> Tensor:
+    """Nothing may follow a history that has repeated itself."""
+    repeated = [
+        n > 0 and len(set(grams := _grams(row, n))) < len(grams)
+        for row in input_ids.tolist()
+    ]
+    out = _bans(_right)(input_ids, logits, n)
+    return out.masked_fill(torch.tensor(repeated).unsqueeze(-1), -INF)
+
+
+def _is_a_low_number(failure: Failure) -> bool:
+    """A banned token has got a number, and a very low one."""
+    answer, right = failure.answer, failure.expected
+    if answer is None or answer.shape != right.shape:
+        return False
+    banned = answer[right == -INF]
+    return bool((banned.isfinite() & (banned < -100)).any())
 
 
 _SUFFIX = (
@@ -154,6 +181,17 @@ _NO_REPEAT_NGRAM = Exercise(
             "every token of the history is banned",
             f"That is the rule for n = 1. {_SUFFIX}",
             _bans(lambda row, n: row),
+        ),
+        Mistake(
+            "the last token of every n-gram is banned",
+            f"It would complete that n-gram only after its first n - 1. {_SUFFIX}",
+            _bans(lambda row, n: [g[-1] for g in _grams(row, n)]),
+        ),
+        Mistake(
+            "a repetition that is already written bans every token",
+            "Looking for any repeated n-gram in the history and the new token finds "
+            "the old ones, too. Only the n-gram that the new token completes counts.",
+            _of_the_whole_text,
         ),
         Mistake(
             "the last token's followers are banned, whatever n is",
@@ -228,6 +266,14 @@ _NO_REPEAT_NGRAM = Exercise(
             "Take input_ids[row], not input_ids[0].",
             _of_the_first_row,
         ),
+        *(
+            Mistake(
+                "a row is banned what its neighbour has said",
+                "The histories and the logits belong together row by row.",
+                neighbour,
+            )
+            for neighbour in (_of_the_next_row, _of_the_row_before)
+        ),
         Mistake(
             "what should be banned is kept, and the rest banned",
             "The mask is the wrong way round.",
@@ -243,11 +289,7 @@ _NO_REPEAT_NGRAM = Exercise(
             "the logit is set to a large negative number",
             "If all the others are removed, such a token is chosen after all, and "
             "nobody notices. A token is removed by -inf.",
-            sign=lambda failure: (
-                failure.answer is not None
-                and failure.answer.shape == failure.expected.shape
-                and bool((failure.answer[failure.expected == -INF] < -100).any())
-            ),
+            sign=_is_a_low_number,
         ),
         Mistake(
             "probabilities returned",

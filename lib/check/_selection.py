@@ -1,4 +1,4 @@
-"""Checkers of chapter 6: greedy choice, sampling by inverse CDF and by Gumbel-max."""
+"""Checkers of chapter 6: greedy choice, and sampling by the inverse CDF."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ import torch
 from torch import Tensor
 
 from lib import selection
-from lib.check._engine import INF, LAST_AXIS, Exercise, Failure, Mistake, Result, logits
+from lib.check._engine import (
+    INF,
+    LAST_AXIS,
+    ONE_FOR_ALL,
+    Exercise,
+    Failure,
+    Mistake,
+    Result,
+    logits,
+)
 
-_LAST = 1 - 2**-53  # the largest uniform in [0, 1)
+LAST = 1 - 2**-53  # the largest uniform in [0, 1)
 
 
 def _is_a_scalar_of_a_batch(failure: Failure) -> bool:
     return failure.kind == "raised" and "scalar" in failure.note.lower()
 
 
-_ITEM = Mistake(
+ITEM = Mistake(
     ".item() on a batch",
     "It takes the number out of a tensor that holds one; a batch holds one a row. "
     "Return the tensor of ids.",
     sign=_is_a_scalar_of_a_batch,
 )
-_ONE_FOR_ALL = "Each row has a token of its own: take it along dim=-1, the vocabulary."
 
 
 # ── Greedy ──────────────────────────────────────────────────────────────────────────
@@ -50,7 +58,7 @@ _GREEDY = Exercise(
     selection.greedy,
     _greedy_inputs,
     (
-        _ITEM,
+        ITEM,
         Mistake(
             "e^z overflows before the maximum is taken",
             "It is infinite above 88.7, and infinities tie. The largest logit is the "
@@ -76,7 +84,7 @@ _GREEDY = Exercise(
         ),
         Mistake(
             "one token for the whole batch",
-            f"argmax without dim looks at the flattened tensor. {_ONE_FOR_ALL}",
+            f"argmax without dim looks at the flattened tensor. {ONE_FOR_ALL}",
             lambda z: z.argmax(),
         ),
         Mistake(
@@ -168,7 +176,7 @@ def _sample_inputs() -> list[tuple[Any, ...]]:
         shape = z.shape[:-1]
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
         drawn = (drawn * 1000).round() / 1000
-        for edge in (0.0, _LAST):
+        for edge in (0.0, LAST):
             u = torch.full(shape, edge, dtype=torch.float64)
             if _far_from_a_boundary(z, u):
                 found.append((z, u))
@@ -187,8 +195,22 @@ def _count(condition: Tensor) -> Tensor:
     return condition.sum(-1)
 
 
+def _count_to_the_last(condition: Tensor) -> Tensor:
+    return _count(condition).clamp_max(condition.shape[-1] - 1)
+
+
 def _sums(z: Tensor) -> Tensor:
     return torch.softmax(z, -1).cumsum(-1)
+
+
+def _sums_widened(z: Tensor) -> Tensor:
+    """Sums in float64 of probabilities that are rounded to the logits' dtype."""
+    return torch.softmax(z, -1).double().cumsum(-1)
+
+
+def _scaled(sums: Tensor, u: Tensor) -> Tensor:
+    """The first sum that exceeds u times the last."""
+    return _first(sums > u.unsqueeze(-1) * sums[..., -1:])
 
 
 def _by_rank(z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,8 +227,13 @@ _CLOSED = (
 )
 _SHORT = (
     "The probabilities of softmax do not sum to 1 exactly, and where u lies above "
-    "their sum no token is found: id 0 or id V comes out. Add in float64, and compare "
-    "with u times the last sum."
+    "their sum no token is found: id 0 comes out, id V, or the last one though it was "
+    "removed. Add in float64, and compare with u times the last sum."
+)
+_NARROW = (
+    "A small probability at the end is lost: added to a sum near 1, one below 2e-4 "
+    "changes nothing in float16, and one below 3e-8 nothing in float32. Take softmax "
+    "and sum of logits.double()."
 )
 _CLOSED_AND_SHORT = f"{_CLOSED} And compare with u times the last sum, in float64."
 
@@ -216,7 +243,7 @@ _SAMPLE = Exercise(
     selection.sample,
     _sample_inputs,
     (
-        _ITEM,
+        ITEM,
         Mistake(
             "sum ≥ u in place of sum > u",
             _CLOSED,
@@ -224,30 +251,34 @@ _SAMPLE = Exercise(
                 (s := _sums(z.double())) >= u.unsqueeze(-1) * s[..., -1:]
             ),
         ),
-        Mistake(
-            "sum ≥ u in place of sum > u, and a sum that may end below u",
-            _CLOSED_AND_SHORT,
-            lambda z, u: _first(_sums(z) >= u.unsqueeze(-1)),
+        *(
+            Mistake(
+                "sum ≥ u in place of sum > u, and a sum that may end below u",
+                _CLOSED_AND_SHORT,
+                closed_and_short,
+            )
+            for closed_and_short in (
+                lambda z, u: _first(_sums(z) >= u.unsqueeze(-1)),
+                lambda z, u: _first(_sums(z.double()) >= u.unsqueeze(-1)),
+                lambda z, u: _count(_sums(z) < u.unsqueeze(-1)),
+                lambda z, u: _count(_sums(z.double()) < u.unsqueeze(-1)),
+            )
         ),
-        Mistake(
-            "sum ≥ u in place of sum > u, and a sum that may end below u",
-            _CLOSED_AND_SHORT,
-            lambda z, u: _count(_sums(z) < u.unsqueeze(-1)),
+        *(
+            Mistake(
+                "a sum that may end below u",
+                _SHORT,
+                lambda z, u, sums=sums, place=place: place(sums(z) <= u.unsqueeze(-1)),
+            )
+            for sums in (_sums, _sums_widened, lambda z: _sums(z.double()))
+            for place in (lambda below: _first(~below), _count, _count_to_the_last)
         ),
-        Mistake(
-            "sum ≥ u in place of sum > u, and a sum that may end below u",
-            _CLOSED_AND_SHORT,
-            lambda z, u: _count(_sums(z.double()) < u.unsqueeze(-1)),
-        ),
-        Mistake(
-            "a sum that may end below u",
-            _SHORT,
-            lambda z, u: _first(_sums(z) > u.unsqueeze(-1)),
-        ),
-        Mistake(
-            "a sum that may end below u",
-            _SHORT,
-            lambda z, u: _count(_sums(z) <= u.unsqueeze(-1)),
+        *(
+            Mistake("a sum that is not in float64", _NARROW, narrow)
+            for narrow in (
+                lambda z, u: _scaled(_sums(z), u),
+                lambda z, u: _scaled(_sums(z.float()), u),
+            )
         ),
         Mistake(
             "a uniform rounded up to 1",
@@ -272,9 +303,7 @@ _SAMPLE = Exercise(
         Mistake(
             "no maximum subtracted, so that e^z overflows",
             "Use torch.softmax, or subtract the row's maximum first.",
-            lambda z, u: _first(
-                (s := z.exp().cumsum(-1)) > u.unsqueeze(-1) * s[..., -1:]
-            ),
+            lambda z, u: _scaled(z.exp().cumsum(-1), u),
         ),
         Mistake(
             "u compared with probabilities, not with their sums",
@@ -307,7 +336,7 @@ _SAMPLE = Exercise(
             "u taken from the top",
             "The law is right, but with 1 - u in place of u: the sum must run "
             "upwards from id 0.",
-            lambda z, u: selection.sample(z, (1 - u).clamp_max(_LAST)),
+            lambda z, u: selection.sample(z, (1 - u).clamp_max(LAST)),
         ),
         Mistake(
             "greedy: u is not used",
@@ -360,7 +389,7 @@ _SAMPLE = Exercise(
         ),
         Mistake(
             "one sum through the whole tensor",
-            f"The running sum must begin anew in each row. {_ONE_FOR_ALL}",
+            f"The running sum must begin anew in each row. {ONE_FOR_ALL}",
             lambda z, u: _first(
                 torch.softmax(z.double(), -1).flatten().cumsum(0).view(z.shape)
                 > u.unsqueeze(-1)
@@ -382,114 +411,3 @@ def sample(function: Callable[[Tensor, Tensor], Any]) -> Result:
         A result that is truthy exactly when the function is right on every input.
     """
     return _SAMPLE.check(function)
-
-
-# ── Sampling by Gumbel-max ──────────────────────────────────────────────────────────
-
-
-def _gumbel_max(z: Tensor, u: Tensor) -> Tensor:
-    return (z.double() - (-u.log()).log()).argmax(-1)
-
-
-def _gumbel_inputs() -> list[tuple[Any, ...]]:
-    found: list[tuple[Any, ...]] = [
-        (torch.tensor([0.0, 0.0]), torch.tensor([0.25, 0.75]).double()),
-        (torch.tensor([-INF, 0.0]), torch.tensor([0.9, 0.1]).double()),
-        (torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.2, 0.9, 0.5]).double()),
-    ]
-    generator = torch.Generator().manual_seed(3)
-    for z in logits():
-        u = torch.rand(z.shape, generator=generator, dtype=torch.float64)
-        u = (u * 98).round() / 100 + 0.01  # from 0.01 to 0.99
-        race = (z.double() - (-u.log()).log()).sort(descending=True).values
-        if z.shape[-1] == 1 or bool((race[..., 0] - race[..., 1] > 1e-2).all()):
-            found.append((z, u))
-    return found
-
-
-_GUMBEL = Exercise(
-    "gumbel_max",
-    ("logits", "u"),
-    _gumbel_max,
-    _gumbel_inputs,
-    (
-        _ITEM,
-        Mistake(
-            "the sign of the noise is reversed",
-            "The noise is -log(-log u): it grows with u. Here a large u is bad luck.",
-            lambda z, u: (z.double() + (-u.log()).log()).argmax(-1),
-        ),
-        Mistake(
-            "one logarithm only",
-            "-log u is exponential noise, which divides the weight e^z: the smallest "
-            "quotient wins. Added to a logit, the noise must be -log(-log u).",
-            lambda z, u: (z - u.log()).argmax(-1),
-        ),
-        Mistake(
-            "one logarithm only",
-            "log u is minus an exponential, and z + log u is the logarithm of weight "
-            "times u. Added to a logit, the noise must be -log(-log u).",
-            lambda z, u: (z + u.log()).argmax(-1),
-        ),
-        Mistake(
-            "uniform noise",
-            "Added to a logit, the noise must be Gumbel: -log(-log u).",
-            lambda z, u: (z + u).argmax(-1),
-        ),
-        Mistake(
-            "noise on probabilities, not on logits",
-            "Gumbel noise goes onto the logits, or onto log p.",
-            lambda z, u: (torch.softmax(z, -1).double() - (-u.log()).log()).argmax(-1),
-        ),
-        Mistake(
-            "the largest quotient in place of the smallest",
-            "In the race, the token with the shortest time -log(u)/p wins: argmin.",
-            lambda z, u: (-u.log() / torch.softmax(z, -1)).argmax(-1),
-        ),
-        Mistake(
-            "greedy: u is not used",
-            "This takes the most probable token whatever u is.",
-            lambda z, u: z.argmax(-1),
-        ),
-        Mistake(
-            "the logits are not used",
-            "This takes the token with the largest u, each alike.",
-            lambda z, u: u.argmax(-1),
-        ),
-        Mistake(
-            "one token's noise for all",
-            "Noise common to all tokens changes nothing: each needs its own.",
-            lambda z, u: (z - (-u[..., :1].log()).log()).argmax(-1),
-        ),
-        Mistake(
-            "the last axis is kept",
-            "The answer has one id a row: argmax without keepdim.",
-            lambda z, u: _gumbel_max(z, u).unsqueeze(-1),
-        ),
-        Mistake(
-            "one token for the whole batch",
-            f"argmax without dim looks at the flattened tensor. {_ONE_FOR_ALL}",
-            lambda z, u: (z.double() - (-u.log()).log()).argmax(),
-        ),
-        Mistake(
-            "wrong axis: the maximum over dim 0, the batch",
-            LAST_AXIS,
-            lambda z, u: (z.double() - (-u.log()).log()).argmax(0),
-        ),
-    ),
-    shrinks=False,
-)
-
-
-def gumbel_max(function: Callable[[Tensor, Tensor], Any]) -> Result:
-    """Check a function ``my_gumbel_max(logits, u)``, equation (6.9).
-
-    Args:
-        function: takes float logits and uniforms, float64 in (0, 1), both
-            ``(..., vocab)``, and returns for each row the id that has the largest
-            logit plus noise, shape ``(...)``.
-
-    Returns:
-        A result that is truthy exactly when the function is right on every input.
-    """
-    return _GUMBEL.check(function)

@@ -177,6 +177,13 @@ def _unmasked(z: Tensor, t: float) -> Tensor:
     return (p * (z - mean) ** 2).sum(-1) / t**3
 
 
+def _difference_of_squares(z: Tensor, t: float) -> Tensor:
+    """E[z²] - E[z]², in the dtype of the logits."""
+    p = torch.softmax((z - z.amax(-1, keepdim=True)) / t, -1)
+    finite = z.masked_fill(z == -INF, 0.0)
+    return ((p * finite**2).sum(-1) - (p * finite).sum(-1) ** 2) / t**3
+
+
 _POWER = "Var(z) is in squared units of the logits: divide by T three times."
 _ENTROPY_SLOPE = Exercise(
     "entropy_slope",
@@ -190,6 +197,12 @@ _ENTROPY_SLOPE = Exercise(
             "It has p = 0 and z = -inf, and 0 × inf is NaN. Its term is 0: leave it "
             "out with torch.where before multiplying.",
             _unmasked,
+        ),
+        Mistake(
+            "a small difference of large numbers",
+            "E[z²] - E[z]² is the variance, and rounding of the two squares hides it "
+            "where it is small. Average the squared deviations from the mean.",
+            _difference_of_squares,
         ),
         Mistake(
             "the variance is not weighted",

@@ -191,24 +191,34 @@ def _sums_of_logits(z: Tensor, rho: float) -> Tensor:
     return kept.scatter(-1, ids, kept)
 
 
+_AT_ONE = (
+    "The sum reaches 1 before the last token, since rounding hides small "
+    "probabilities, and what comes after is removed. A top_p of 1 removes nothing: "
+    "give it a line of its own."
+)
+_TORN = (
+    "Where the crossing token has equals, some stay and some go by their place in the "
+    "sort. Find the logit of the crossing token and keep all that are at least as "
+    "high. (transformers cuts by place; see Pitfalls.)"
+)
 _RULES: tuple[tuple[str, str, Rule], ...] = (
     (
         "top_p = 1.0 is not left alone",
-        "The sum reaches 1 before the last token, since rounding hides small "
-        "probabilities, and what comes after is removed. Return the logits as they "
-        "are when top_p is 1.",
+        _AT_ONE,
         _by_class(lambda mass, rho: mass < rho),
     ),
     *(
+        ("tokens with equal logits are torn apart", _TORN, _off_at_one(torn))
+        for torn in (_by_rank(_above), _from_below)
+    ),
+    *(
         (
-            "tokens with equal logits are torn apart",
-            "Where the crossing token has equals, some stay and some go by their place "
-            "in the sort. Find the logit of the crossing token and keep all that are "
-            "at least as high. (transformers cuts by place; see Pitfalls.)",
-            rule,
+            "top_p = 1.0 is not left alone, and tokens with equal logits are torn "
+            "apart",
+            f"{_AT_ONE} {_TORN}",
+            torn,
         )
         for torn in (_by_rank(_above), _from_below)
-        for rule in (_off_at_one(torn), torn)
     ),
     (
         "the <= rule, one token too many at an exact tie",
