@@ -123,6 +123,8 @@ def stream(
     Raises:
         TypeError: as ``generate``.
         ValueError: as ``generate``.
+
+    Defined in chapter 7.
     """
     check_names("stream", settings, Arguments)
     return (step.tokens for step in run(prepare(model, input_ids, **settings)))
@@ -146,6 +148,8 @@ def stream_text(
     Raises:
         TypeError: as ``generate``.
         ValueError: as ``generate``, or ``num_return_sequences`` above 1.
+
+    Defined in chapter 7.
     """
     check_names("stream_text", settings, TextArguments)
     if not isinstance(prompt, str):
@@ -194,6 +198,8 @@ def complete(
     Raises:
         TypeError: as ``generate``.
         ValueError: as ``generate``.
+
+    Defined in chapter 7.
     """
     check_names("complete", settings, TextArguments)
     texts = _validate.strings("prompts", prompts)

@@ -484,10 +484,9 @@ class RememberedBan:
         places = self._places(step, logits.shape[-1])
         if not places.size:
             return function()
-        flat = logits.numpy().reshape(-1)
+        flat = logits.numpy().ravel()  # a view: these logits are contiguous
         held = flat[places]
-        # The product is the fastest way to see that all is well.
-        if not held @ held < np.inf and not (held < np.inf).all():
+        if not sum(held.tolist()) < np.inf:  # of a few numbers Python's sum is fastest
             return np.full(len(logits), -1)
         flat[places] = -np.inf
         try:

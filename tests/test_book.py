@@ -1,14 +1,21 @@
 """The built pages, read as files: complete, linked, and on their own.
 
 `make test` builds the book before it comes here. What only a browser can see
-is in test_browser.py.
+is in test_browser.py. At the end stands what a new symbol, a new address and a
+new copy of the book need: names in their lists, the setup cell, the types.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pkgutil
 import re
+import subprocess
 import sys
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -18,6 +25,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 import lib
+import lib.__main__
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
@@ -34,6 +42,8 @@ def site():
         if os.environ.get("NTB_REQUIRE_ALL") == "1":
             pytest.fail("the book is not built: make check-book")
         pytest.skip("NO PAGE TESTS: the book is not built: make check-book")
+    if changed := newer_than_the_book():
+        pytest.fail(f"the built book is older than {changed}: make check-book")
     pages = [p for p in SITE.rglob("*.html") if "_static" not in p.parts]
     return {
         page.relative_to(SITE).as_posix(): BeautifulSoup(
@@ -41,6 +51,18 @@ def site():
         )
         for page in pages
     }
+
+
+def newer_than_the_book():
+    """A source that was changed after the book was built, or None."""
+    built = max(page.stat().st_mtime for page in SITE.glob("**/*.html"))
+    pages = [next(ROOT.glob(f"{name}.*")) for name in toc_files()]
+    others = ["_config.yml", "_toc.yml", "book/references.bib"]
+    others += ["lib/__init__.py", "tools/book_extension.py"]
+    for source in [*pages, *(ROOT / name for name in others)]:
+        if source.stat().st_mtime > built:
+            return source.relative_to(ROOT).as_posix()
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +200,12 @@ def test_the_reference_holds_every_public_name(site):
 
 def test_symbols_lead_back_to_their_chapter(site):
     page = site["book/api.html"]
-    for chapter, symbols in book_extension.CHAPTERS.items():
-        written = (ROOT / "notebooks" / f"{chapter}.ipynb").is_file()
-        for symbol in symbols:
-            assert symbol in lib.__all__
-            entry = page.find(id=f"lib.{symbol}").parent
-            links = [a["href"] for a in entry.find_all("a", href=True)]
-            assert any(chapter in link for link in links) == written, symbol
+    for symbol, number in chapters_by_docstring().items():
+        written = any((ROOT / "notebooks").glob(f"{number:02}_*.ipynb"))
+        entry = page.find(id=f"lib.{symbol}").parent
+        links = [a["href"] for a in entry.find_all("a", href=True)]
+        linked = any(f"notebooks/{number:02}_" in link for link in links)
+        assert linked == written, symbol
 
 
 def test_every_reference_of_the_bibliography_is_listed(site):
@@ -246,4 +267,144 @@ def test_the_setup_cell_is_short_and_complete():
     assert 'SOURCE = "git+https://github.com/owner/name@v1"' in source
     assert len([line for line in source.splitlines() if line]) <= 12
     assert max(map(len, source.splitlines())) <= 76 + 40  # the address may be long
-    assert 'SOURCE = ""' in bootstrap_cell.bootstrap_source("", "v1")
+    source = bootstrap_cell.bootstrap_source("", "v1")
+    assert 'SOURCE = ""' in source
+    assert max(map(len, source.splitlines())) <= 76
+
+
+URL = "https://github.com/owner/name"
+
+
+def run_setup_cell(folder, absent=(), *, repository="", colab=False):
+    """Run it where packages are absent; what it would execute is printed."""
+    before = f"""
+import subprocess, sys
+sys.modules.update(dict.fromkeys({absent}))
+if {colab}:
+    sys.modules["google.colab"] = sys
+subprocess.check_call = print
+"""
+    cell = bootstrap_cell.bootstrap_source(repository, "v1")
+    return subprocess.run(
+        [sys.executable, "-c", before + cell],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+COPY = '-e ".[notebooks]"   (in the folder of your copy of the book)'
+PUBLISHED = f'"next-token-book[notebooks] @ git+{URL}@v1"'
+
+
+@pytest.mark.parametrize(
+    ("absent", "repository", "how"),
+    [
+        ("lib", "", COPY),
+        ("anywidget", "", COPY),
+        ("matplotlib", "", COPY),
+        ("lib", URL, PUBLISHED),
+    ],
+    ids=["lib", "anywidget", "matplotlib", "published"],
+)
+def test_the_setup_cell_says_how_to_install(tmp_path, absent, repository, how):
+    done = run_setup_cell(tmp_path, [absent], repository=repository)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    why, advice = line.split(". Run: pip install ")
+    assert re.search(rf"\b{absent}\b", why)
+    assert advice == how
+
+
+def test_what_the_setup_cell_looks_for_is_what_its_advice_installs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["name"] == "next-token-book"
+    extra = " ".join(project["optional-dependencies"]["notebooks"])
+    assert {"anywidget", "matplotlib"} <= set(re.findall(r"[a-z]+", extra))
+
+
+def test_the_setup_cell_is_silent_where_all_is_there(tmp_path):
+    done = run_setup_cell(tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_on_colab_the_setup_cell_installs_lib_alone(tmp_path):
+    done = run_setup_cell(tmp_path, ["lib"], repository=URL, colab=True)
+    told = ["pip", "install", "-q", "--no-deps", f"git+{URL}@v1"]
+    assert (done.returncode, done.stdout.strip()) == (0, str(told))
+
+
+# --- a new symbol is in every list ----------------------------------------------------
+
+FAMILIES = ["distribution", "truncation", "repetition", "selection"]
+
+
+def symbols_of(module):
+    """The public functions and classes that a module defines."""
+    return {
+        name: symbol
+        for name, symbol in vars(module).items()
+        if name[0] != "_" and getattr(symbol, "__module__", "") == module.__name__
+    }
+
+
+def chapters_by_docstring():
+    """Each symbol of `lib` that says where it is derived, with the chapter's number."""
+    found = {}
+    for module in pkgutil.iter_modules(lib.__path__, "lib."):
+        if module.ispkg or module.name == "lib.__main__":
+            continue
+        for name, symbol in symbols_of(importlib.import_module(module.name)).items():
+            said = re.search(r"Defined\s+in\s+chapter\s+(\d+)", symbol.__doc__ or "")
+            if said:
+                found[name] = int(said[1])
+    return found
+
+
+def test_every_rule_is_public_and_names_its_chapter():
+    said = chapters_by_docstring()
+    for family in FAMILIES:
+        module = importlib.import_module(f"lib.{family}")
+        for name, symbol in symbols_of(module).items():
+            if name.startswith("apply_") and inspect.isfunction(symbol):
+                assert name in lib.__all__, f"__all__ in lib/__init__.py: {name}"
+                assert name in said, f"{name} does not say: Defined in chapter …"
+
+
+def test_every_symbol_that_names_its_chapter_is_public():
+    forgotten = sorted(set(chapters_by_docstring()) - set(lib.__all__))
+    assert not forgotten, f"__all__ in lib/__init__.py: {forgotten}"
+
+
+def test_every_setting_is_in_every_list():
+    names = {field.name for field in fields(lib.SamplingSettings)} - {"eos_token_id"}
+    assert names <= set(inspect.signature(lib.generate).parameters), "lib/generator.py"
+    command = lib.__main__.parser()
+    read = lib.__main__.read_settings(command, command.parse_args(["Once"]))
+    assert names <= set(read), "read_settings in lib/__main__.py"
+    assert names <= {*lib.__main__.FLAGS, "do_sample"}, "FLAGS in lib/__main__.py"
+    twin = (ROOT / "lib" / "widgets" / "decoder.js").read_text("utf-8")
+    (defaults,) = re.findall(
+        r"(?s)function checkSettings.*?\{(.*?)\.\.\.settings", twin
+    )
+    assert names <= set(re.findall(r"(\w+):", defaults)), "lib/widgets/decoder.js"
+    knobs = (ROOT / "book" / "_static" / "playground" / "knobs.js").read_text("utf-8")
+    assert names <= set(re.findall(r'name: "(\w+)"', knobs)), (
+        "book/_static/playground/knobs.js"
+    )
+
+
+# --- an installed copy ----------------------------------------------------------------
+
+
+def test_an_installed_lib_is_typed_for_programs_elsewhere(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=skip", "-c", "import lib"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"installed before this: make install\n{done.stdout}"

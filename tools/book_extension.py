@@ -4,7 +4,7 @@
   it; otherwise the theme's default addresses stay, and the build says so.
 - The library's JavaScript and its small model are put where the pages find them.
 - The repository's address, once known, turns on the Colab and source buttons.
-- Every symbol of the API reference is sent back to the chapter that derives it.
+- Where the API reference says in which chapter a symbol is defined, it is a link.
 """
 
 from __future__ import annotations
@@ -28,31 +28,11 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The chapter that derives each symbol. A chapter not yet written is no link.
-CHAPTERS = {
-    "01_softmax": ["softmax", "log_softmax", "entropy"],
-    "02_temperature": ["apply_temperature"],
-    "03_top_k": ["apply_top_k"],
-    "04_top_p": ["apply_top_p"],
-    "05_ngram_ban": ["apply_no_repeat_ngram", "NGramIndex"],
-    "06_greedy_vs_sampling": ["greedy", "sample", "uniforms"],
-    "07_generator": [
-        "generate",
-        "stream",
-        "stream_text",
-        "complete",
-        "trace",
-        "replay",
-    ],
-}
 
-
-def chapter_of(symbol: str) -> str | None:
-    """The document of the chapter that derives a symbol, if it is written."""
-    for chapter, symbols in CHAPTERS.items():
-        if symbol in symbols and (ROOT / "notebooks" / f"{chapter}.ipynb").is_file():
-            return f"notebooks/{chapter}"
-    return None
+def chapter(number: int) -> str | None:
+    """The document of a chapter, if it is written."""
+    found = sorted((ROOT / "notebooks").glob(f"{number:02}_*.ipynb"))
+    return f"notebooks/{found[0].stem}" if found else None
 
 
 def use_vendored_javascript(app: Sphinx, config: Config) -> None:
@@ -121,12 +101,13 @@ def use_repository(app: Sphinx, config: Config) -> None:
 def link_chapter(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """End a symbol's docstring with a link to the chapter that derives it."""
-    parts = name.split(".")
-    chapter = chapter_of(parts[1]) if len(parts) == 2 else None
-    if chapter:
-        number = int(chapter.removeprefix("notebooks/")[:2])
-        lines += ["", f"*Derived in chapter {number}:* :doc:`/{chapter}`", ""]
+    """Make "Defined in chapter 3" in a docstring a link to that chapter."""
+
+    def link(said: re.Match[str]) -> str:
+        page = chapter(int(said[1]))
+        return f":doc:`{said[0]} </{page}>`" if page else said[0]
+
+    lines[:] = [re.sub(r"Defined in chapter (\d+)", link, line) for line in lines]
 
 
 def plain_property(
