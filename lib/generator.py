@@ -62,8 +62,9 @@ def generate(
         attention_mask: ``(batch, length)`` of 0 and 1, padding on the left (anywhere
             for an encoder); None means no padding, whatever the ids.
         max_new_tokens: the most tokens to add, >= 1.
-        max_length: the most tokens in all, prompt included; instead of
-            ``max_new_tokens``. With neither, up to end of sequence or of the context.
+        max_length: the most tokens in all, what the output begins with included;
+            instead of ``max_new_tokens``. With neither, up to end of sequence or of
+            the context.
         min_new_tokens: no end of sequence before this many new tokens.
         do_sample: sample; False takes the most probable token at each step.
         temperature: T > 0, applied when sampling.
@@ -80,9 +81,10 @@ def generate(
         pipeline: a ``Pipeline`` instead of the sampling parameters above.
 
     Returns:
-        int64 ``(batch * num_return_sequences, length)``, prompts included, rows that
-        ended early filled with ``pad_token_id``. In float32 a prompt's row does not
-        depend on the batch it stands in.
+        int64 ``(batch * num_return_sequences, length)``, prompts included (with an
+        encoder-decoder model its start token instead), rows that ended early filled
+        with ``pad_token_id``. In float32 a prompt's row does not depend on the batch
+        it stands in.
 
     Raises:
         TypeError: an argument of the wrong type.

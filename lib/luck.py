@@ -66,7 +66,7 @@ def uniforms(seed: int, samples: Sequence[int], steps: Sequence[int]) -> Tensor:
 
     Args:
         seed: 0 <= seed < 2^53.
-        samples: indices j of ``num_return_sequences``, each from 0 to 2^32 - 1.
+        samples: which of the ``num_return_sequences``, each from 0 to 2^32 - 1.
         steps: indices of new tokens, the first being 0, each from 0 to 2^32 - 1.
 
     Returns:

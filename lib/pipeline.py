@@ -47,10 +47,10 @@ class SamplingSettings:
 
     Args:
         do_sample: draw from the final distribution; False takes its maximum.
-        temperature: T > 0; no effect without sampling.
+        temperature: T > 0; no effect without sampling, where 0 is accepted, too.
         top_k: keep the k most probable tokens; 0 is off; no effect without sampling.
-        top_p: keep the smallest set with this mass; 1.0 is off; no effect without
-            sampling.
+        top_p: keep the smallest set with this mass, in (0, 1]; 1.0 is off; no effect
+            without sampling, where 0 is accepted, too.
         no_repeat_ngram_size: ban tokens that repeat an n-gram; 0 is off.
         min_new_tokens: ban ``eos_token_id`` until this many new tokens are there.
         eos_token_id: the id or ids that end a sequence, for ``min_new_tokens``.
@@ -160,8 +160,8 @@ class Pipeline:
         do_sample: draw the token with ``u`` instead of taking the maximum.
 
     Raises:
-        TypeError: a stage that is neither; a subclass, whose methods a generation
-            would go round: what is to be different is a stage.
+        TypeError: a stage that is neither. Defining a subclass raises it, too: a
+            generation would bypass its methods; write a stage instead.
     """
 
     def __init_subclass__(cls) -> None:
@@ -202,7 +202,8 @@ class Pipeline:
 
         Raises:
             TypeError: wrong types.
-            ValueError: NaN or +inf in the logits, shapes that do not fit, or u missing.
+            ValueError: NaN or +inf in the logits, shapes that do not fit, u missing or
+                outside [0, 1).
             EmptySupportError: a stage left a row nothing; says stage, row and step.
         """
         _validate.token_ids("input_ids", input_ids)

@@ -318,7 +318,9 @@ def _check_row(prefix: Any, row: Sequence[float], vocab_size: int) -> None:
     for p in row:
         _validate.real(name, p, low=0.0, high=1.0, low_open=False)
     if abs(sum(row) - 1.0) > 1e-9:
-        raise ValueError(f"{name}={list(row)} sums to {sum(row):g}; it must sum to 1")
+        raise ValueError(
+            f"{name}={list(row)} sums to {sum(row):.12g}; it must sum to 1, up to 1e-9"
+        )
 
 
 @functools.cache

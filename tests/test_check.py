@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nbclient import NotebookClient
 
 import lib
 from lib import check
@@ -380,18 +381,33 @@ def test_results_fit_a_narrow_page():
 # ── The notebooks' folded solutions ─────────────────────────────────────────────────
 
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def folded_code(cell):
+    for folded in re.findall(r"(?s)<details>.*?</details>", cell.source):
+        yield from re.findall(r"(?s)```python\n(.*?)```", folded)
+
+
 def solutions():
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        text = "\n".join(
-            cell.source
-            for cell in nbformat.read(path, as_version=4).cells
-            if cell.cell_type == "markdown"
-        )
-        for folded in re.findall(r"(?s)<details>.*?</details>", text):
-            for code in re.findall(r"(?s)```python\n(.*?)```", folded):
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            for code in folded_code(cell):
                 for name in re.findall(r"(?m)^def my_(\w+)\(", code):
                     if name in check.__all__:
                         yield pytest.param(name, code, id=f"{path.stem}-{name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_folded_code_runs_where_it_stands(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = []
+    for cell in notebook.cells:
+        cells += [cell, *map(nbformat.v4.new_code_cell, folded_code(cell))]
+    notebook.cells = cells
+    client = NotebookClient(notebook, resources={"metadata": {"path": path.parent}})
+    client.execute()
 
 
 @pytest.mark.parametrize(("name", "code"), solutions())
