@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 # Ways of attention that do what their name says, on every device.
@@ -44,6 +43,7 @@ class CachedForward:
             self._kwargs["logits_to_keep"] = 1
         self._encodes = bool(model.config.is_encoder_decoder)
         self._places = "position_ids" in accepted and not self._encodes
+        self._first_place = _first_place(model)
         if self._encodes:
             with evaluating(model):
                 self._kwargs["encoder_outputs"] = model.get_encoder()(
@@ -62,7 +62,8 @@ class CachedForward:
             inputs["attention_mask"] = attention_mask
         if self._places:  # not every model counts them right by itself
             mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-            inputs["position_ids"] = positions(mask)[:, -fresh.shape[1] :]
+            places = positions(mask)[:, -fresh.shape[1] :]
+            inputs["position_ids"] = places + self._first_place
         # Between two steps the model is in whatever mode its owner left it.
         with evaluating(self._model):
             outputs = self._model(**self._kwargs, **inputs, past_key_values=self.cache)
@@ -74,24 +75,32 @@ class CachedForward:
 def _parameters(model: Any) -> frozenset[str]:
     """What a model's forward accepts by name.
 
-    Wrappers, such as those of ``torch.compile``, pass on whatever they are given.
+    Wrappers, such as those of ``torch.compile`` and of adapters, pass on what they are
+    given, whether they name it or not.
     """
+    outermost: frozenset[str] = frozenset()
     for module in model.modules():  # from the outside in
-        names = inspect.signature(module.forward).parameters
+        names = frozenset(inspect.signature(module.forward).parameters)
         if "input_ids" in names:
-            return frozenset(names)
-    return frozenset()
+            outermost = outermost or names
+            if any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__):
+                return names
+    return outermost
 
 
-@dataclass
-class _Users:
-    """How many use a model just now, and its modules that were in train mode."""
+def _first_place(model: Any) -> int:
+    """The position of a text's first token: in RoBERTa and its kin not 0.
 
-    count: int = 0
-    training: list[Any] = field(default_factory=list)
+    (``generate`` of ``transformers`` 5.23 says 0 to them, too, and their logits are
+    then not those of the plain model.)
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
-_users: dict[Any, _Users] = {}  # of models in use
+_users: dict[Any, int] = {}  # of modules that are in train mode otherwise
 _lock = Lock()
 
 
@@ -101,21 +110,21 @@ def evaluating(model: Any) -> Iterator[None]:
 
     Several threads may be here with one model: the last to leave puts it back.
     """
-    with _lock:
-        users = _users.setdefault(model, _Users())
-        users.count += 1
-        training = [module for module in model.modules() if module.training]
-        users.training += training
-        if training:
-            model.eval()
+    held: list[Any] = []
     try:
+        with _lock:
+            for module in model.modules():
+                if module.training or module in _users:
+                    _users[module] = _users.get(module, 0) + 1
+                    held.append(module)
+                    module.training = False
         yield
     finally:
         with _lock:
-            users.count -= 1
-            if not users.count:
-                del _users[model]
-                for module in users.training:
+            for module in held:
+                _users[module] -= 1
+                if not _users[module]:
+                    del _users[module]
                     module.training = True
 
 

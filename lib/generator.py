@@ -189,7 +189,7 @@ def complete(
     Args:
         model: as in ``generate``.
         tokenizer: the model's tokenizer.
-        prompts: one text, or several, which are padded on the left.
+        prompts: one text, or several, which are padded.
         **settings: as in ``generate``.
 
     Returns:

@@ -177,8 +177,12 @@ def _same_kind(parameters: list[Tensor]) -> bool:
 def _is_known(module: Any, config: Any) -> bool:
     """Whether a module is one of GPT-2's, and attention of the usual scale."""
     usual = (config.n_embd // config.n_head) ** -0.5
-    known = type(module) in _classes(config.activation_function)
-    return known and getattr(module, "scaling", usual) == usual
+    return (
+        type(module) in _classes(config.activation_function)
+        and getattr(module, "scaling", usual) == usual
+        and getattr(module, "is_causal", True)
+        and getattr(module, "max_norm", None) is None
+    )
 
 
 @cache

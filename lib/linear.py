@@ -212,6 +212,7 @@ def _as_it_lies(weight: Tensor) -> Matrix:
 
 
 def _by_onednn(packed: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.contiguous()  # its strides are not read
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return y
 

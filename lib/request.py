@@ -124,7 +124,8 @@ def prepare(
         top_k=top_k,
         top_p=top_p,
         no_repeat_ngram_size=no_repeat_ngram_size,
-        min_new_tokens=min_new_tokens if eos else 0,  # what never ends is long enough
+        # What never ends is long enough.
+        min_new_tokens=min_new_tokens if eos or pipeline is not None else 0,
         eos_token_id=eos,
     )
     chosen = _pipeline(pipeline, settings)
@@ -349,8 +350,9 @@ def _steps(
 def _check_encoder_length(model: Any, length: int) -> None:
     """Refuse a prompt with more places than an encoder has learned."""
     places = getattr(model.get_encoder(), "embed_positions", None)
+    fixed = isinstance(places, nn.Embedding) and not hasattr(places, "make_weight")
     limit = context_length(model.config, encoder=True)
-    if isinstance(places, nn.Embedding) and limit is not None and length > limit:
+    if fixed and limit is not None and length > limit:
         raise ValueError(
             f"the prompt has {length} tokens; allowed are at most {limit}, the context "
             "of the model's encoder"

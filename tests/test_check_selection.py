@@ -307,6 +307,8 @@ WRONG = {
                 lambda u: gumbel(u.clamp(1e-6, 1 - 1e-6)),
                 lambda u: gumbel(u.clamp_min(1e-20)),
                 lambda u: -(-(u + 1e-9).log() + 1e-9).log(),
+                lambda u: -(-u.log() + 1e-10).log(),
+                lambda u: gumbel(u + 1e-10),
             )
         ),
         (lambda z, u: (z + gumbel(u.float())).argmax(-1), "rounded up to 1"),
@@ -314,9 +316,14 @@ WRONG = {
             (lambda z, u, low=low: (z.clamp_min(low) + gumbel(u)).argmax(-1), "lucky")
             for low in (-10, -20, -50, -100)
         ),
-        (
-            lambda z, u: ((torch.softmax(z, -1) + 1e-9).log() + gumbel(u)).argmax(-1),
-            "a removed token that wins if it is lucky",
+        *(
+            (
+                lambda z, u, e=e: ((torch.softmax(z, -1) + e).log() + gumbel(u)).argmax(
+                    -1
+                ),
+                "a removed token that wins if it is lucky",
+            )
+            for e in (1e-9, 1e-12, 1e-15)
         ),
         (
             lambda z, u: (-u.log() / (torch.softmax(z, -1) + 1e-9)).argmin(-1),

@@ -17,7 +17,12 @@ from model_zoo import (
     prompts,
     random_model,
 )
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    FSMTConfig,
+    FSMTForConditionalGeneration,
+)
 
 import lib
 import lib.generator
@@ -509,6 +514,19 @@ def test_a_prompt_longer_than_its_encoders_context_is_refused(bart, lengths):
     wide = torch.ones(1, CONTEXT + 1, dtype=torch.long)
     with pytest.raises(ValueError, match=r"the prompt has 65 tokens; .* at most 64"):
         lib.generate(bart, wide, max_new_tokens=3)
+
+
+def test_an_encoder_whose_places_grow_has_no_limit():
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+    vocabularies = {"src_vocab_size": VOCAB, "tgt_vocab_size": VOCAB}
+    config = FSMTConfig(
+        langs=["en", "de"], max_position_embeddings=8, **vocabularies, **sizes
+    )
+    model = FSMTForConditionalGeneration(config).eval()
+    ids = torch.full((1, 20), 7)
+    assert lib.generate(model, ids, max_new_tokens=3, eos_token_id=-1).shape == (1, 4)
 
 
 def test_a_text_for_an_encoder_is_the_same_alone_and_in_a_batch(bart):

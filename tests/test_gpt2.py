@@ -447,6 +447,14 @@ def test_what_is_added_to_a_model_has_its_effect(change):
     assert not torch.equal(found, theirs(ids, mask)), "the change changes nothing"
 
 
+def test_attention_that_looks_ahead_is_left_to_the_model():
+    model, ids = fresh(), prompts((9,))[0]
+    model.transformer.h[0].attn.is_causal = False
+    assert not gpt2.supports(model)
+    wanted = model.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    assert torch.equal(lib.generate(model, ids, max_new_tokens=1), wanted)
+
+
 def test_a_hook_on_all_modules_is_called():
     model, (ids, _) = fresh(), prompts((3,))
     assert gpt2.supports(model)

@@ -173,6 +173,17 @@ def test_a_copy_does_not_depend_on_the_default_dtype(default):
     assert torch.allclose(matrix(x, None), x @ weight.T, rtol=1e-5, atol=0)
 
 
+@needs_packing
+def test_a_bias_may_lie_apart():
+    x, weight, bias = torch.randn(3, 8), torch.randn(8, 8), torch.randn(8, 2)[:, 0]
+    wanted = x @ weight.T + bias
+    for found in (
+        linear._in_place(weight.T, x, bias),
+        linear._packed(weight)(x, bias),
+    ):
+        assert torch.allclose(found, wanted, atol=1e-5)
+
+
 def test_bfloat16_is_rounded_once():
     torch.manual_seed(0)
     weight = torch.randn(70, 50, dtype=torch.bfloat16)

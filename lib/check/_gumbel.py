@@ -38,6 +38,9 @@ def _gumbel_inputs() -> list[tuple[Any, ...]]:
             ([0.0, 0.0], [1e-300, 1e-30]),
             ([0.0, 0.0], [1 - 1e-12, LAST]),
             ([-INF, 0.0], [1 - 1e-12, 0.5]),
+            ([-INF, 0.0], [LAST, 0.5]),
+            ([0.0, 10.0], [LAST, 1 - 1e-9]),
+            ([0.6, 0.0], [1 - LAST, 1e-6]),
             ([-INF, -1000.0], [0.9, 0.1]),
         )
     ]
@@ -90,12 +93,20 @@ _GUMBEL = Exercise(
             "In the race, the token with the shortest time -log(u)/p wins: argmin.",
             lambda z, u: (-u.log() / torch.softmax(z, -1)).argmax(-1),
         ),
-        Mistake(
-            "u is kept away from 0 and 1",
-            "Clamping it, or adding a small number before a logarithm, makes the "
-            "luckiest tokens equally lucky, or the unluckiest. u is never 0 and never "
-            "1: no guard is needed.",
-            lambda z, u: _gumbel_max(z, u.clamp(1e-6, 1 - 1e-6)),
+        *(
+            Mistake(
+                "u is kept away from 0 and 1",
+                "Clamping it, or adding a small number before a logarithm, makes the "
+                "luckiest tokens equally lucky, or the unluckiest. u is never 0 and "
+                "never 1: no guard is needed.",
+                lambda z, u, guard=guard: _gumbel_max(z, guard(u)),
+            )
+            for guard in (
+                lambda u: u.clamp(1e-6, 1 - 1e-6),
+                lambda u: u.clamp_min(1e-20),
+                lambda u: u.clamp_max(1 - 1e-9),
+                lambda u: u + 1e-9,
+            )
         ),
         *(
             Mistake(
@@ -107,6 +118,7 @@ _GUMBEL = Exercise(
             )
             for low in (
                 lambda z: z.clamp_min(-20),
+                lambda z: z.clamp_min(-100),
                 lambda z: (torch.softmax(z, -1) + 1e-9).log(),
             )
         ),
