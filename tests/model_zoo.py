@@ -7,7 +7,7 @@ so that each next token depends on all tokens before it and on where they stand.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import torch
@@ -97,11 +97,15 @@ def random_model(family: str):
     with torch.random.fork_rng(devices=[]):
         # Seeds under which greedy texts are long in getting into a loop.
         torch.manual_seed({"gpt2": 22, "gpt_neox": 23, "t5": 23}.get(family, 20))
-        model = FAMILIES[family]().eval()
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=_spread(family, name))
-    return model
+        return with_large_weights(FAMILIES[family](), partial(_spread, family))
+
+
+def with_large_weights(model, spread=lambda _: 0.5):
+    """The model in eval mode, its matrices random; ``spread`` of their names."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=spread(name))
+    return model.eval()
 
 
 def _spread(family: str, name: str) -> float:

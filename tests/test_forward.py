@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from model_zoo import VOCAB, prompts, random_model
+from model_zoo import VOCAB, prompts, random_model, with_large_weights
 from torch import nn
 from transformers import (
     BambaConfig,
@@ -66,10 +66,7 @@ def test_a_model_whose_positions_begin_elsewhere_is_told_so():
     special = {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": None}
     config = RobertaConfig(vocab_size=VOCAB, is_decoder=True, **sizes, **special)
     torch.manual_seed(0)
-    model = RobertaForCausalLM(config).eval()
-    for weights in model.parameters():
-        if weights.ndim > 1:
-            nn.init.normal_(weights, std=0.5)
+    model = with_large_weights(RobertaForCausalLM(config))
     model.lm_head.decoder.weight.data[1] = 0  # writes no padding
     ids, mask = prompts((4, 9))
     found = lib.generate(model, ids, attention_mask=mask, max_new_tokens=NEW)
@@ -93,10 +90,7 @@ def test_a_model_that_miscounts_positions_is_told_them():
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = BambaConfig(vocab_size=VOCAB, attn_layer_indices=[1], **sizes, **special)
     torch.manual_seed(1)
-    model = BambaForCausalLM(config).eval()
-    for weights in model.parameters():
-        if weights.ndim > 1:
-            nn.init.normal_(weights, std=0.3)
+    model = with_large_weights(BambaForCausalLM(config), lambda _: 0.3)
     ids, _ = prompts((9,))
     slow = ids
     with torch.no_grad():
@@ -111,12 +105,9 @@ def test_threads_that_share_a_model_in_train_mode_see_no_dropout():
     sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4}
     config = OPTConfig(vocab_size=VOCAB, dropout=0.5, eos_token_id=None, **sizes)
     torch.manual_seed(0)
-    model = OPTForCausalLM(config)
-    for weights in model.parameters():
-        if weights.ndim > 1:
-            nn.init.normal_(weights, std=0.5)
+    model = with_large_weights(OPTForCausalLM(config))
     ids, _ = prompts((3,))
-    wanted = lib.generate(copy.deepcopy(model).eval(), ids, max_new_tokens=NEW)
+    wanted = lib.generate(model, ids, max_new_tokens=NEW)
     model.train()
     found = []
 

@@ -16,6 +16,7 @@ from model_zoo import (
     one_hot,
     prompts,
     random_model,
+    with_large_weights,
 )
 from transformers import (
     BartConfig,
@@ -54,21 +55,24 @@ def nano():
     return lib.load("nano", device="cpu")
 
 
+def sides(layers):
+    """The sizes of an encoder and of a decoder, as BART and FSMT name them."""
+    each = {"layers": layers, "attention_heads": 4, "ffn_dim": 64}
+    both = {
+        f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in each.items()
+    }
+    return {"d_model": 32, **both}
+
+
 @pytest.fixture(scope="module")
 def bart():
-    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
-    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
     special = {"decoder_start_token_id": 2, "forced_eos_token_id": None}
     config = BartConfig(
-        vocab_size=VOCAB, max_position_embeddings=CONTEXT, **sizes, **special
+        vocab_size=VOCAB, max_position_embeddings=CONTEXT, **sides(2), **special
     )
     torch.manual_seed(0)
-    model = BartForConditionalGeneration(config).eval()
-    for weights in model.parameters():
-        if weights.ndim > 1:
-            torch.nn.init.normal_(weights, std=0.3)
-    return model
+    model = BartForConditionalGeneration(config)
+    return with_large_weights(model, lambda _: 0.3)
 
 
 class Letters:
@@ -517,12 +521,9 @@ def test_a_prompt_longer_than_its_encoders_context_is_refused(bart, lengths):
 
 
 def test_an_encoder_whose_places_grow_has_no_limit():
-    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
-    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
     vocabularies = {"src_vocab_size": VOCAB, "tgt_vocab_size": VOCAB}
     config = FSMTConfig(
-        langs=["en", "de"], max_position_embeddings=8, **vocabularies, **sizes
+        langs=["en", "de"], max_position_embeddings=8, **vocabularies, **sides(1)
     )
     model = FSMTForConditionalGeneration(config).eval()
     ids = torch.full((1, 20), 7)
