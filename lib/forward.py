@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
+from torch.nn.modules import module as all_modules
 
-# Ways of attention that do what their name says, on every device.
+# Attention of `transformers` that is the plain formula, with any mask of numbers.
 ATTENTIONS = ("sdpa", "eager")
 
 
@@ -42,8 +42,8 @@ class CachedForward:
         if "logits_to_keep" in accepted:
             self._kwargs["logits_to_keep"] = 1
         self._encodes = bool(model.config.is_encoder_decoder)
-        self._places = "position_ids" in accepted and not self._encodes
-        self._first_place = _first_place(model)
+        told = "position_ids" in accepted and not self._encodes
+        self._first_place = _first_place(model) if told else None
         if self._encodes:
             with evaluating(model):
                 self._kwargs["encoder_outputs"] = model.get_encoder()(
@@ -60,7 +60,7 @@ class CachedForward:
         inputs = {"decoder_input_ids" if self._encodes else "input_ids": fresh}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-        if self._places:  # not every model counts them right by itself
+        if self._first_place is not None:  # not all models count right by themselves
             mask = torch.ones_like(ids) if attention_mask is None else attention_mask
             places = positions(mask)[:, -fresh.shape[1] :]
             inputs["position_ids"] = places + self._first_place
@@ -131,7 +131,7 @@ def evaluating(model: Any) -> Iterator[None]:
 def is_plain(model: Any) -> bool:
     """Whether modules do what their classes say: no hook, nothing replaced."""
     return not (
-        hooks._global_forward_hooks or hooks._global_forward_pre_hooks
+        all_modules._global_forward_hooks or all_modules._global_forward_pre_hooks
     ) and not any(
         module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
         for module in model.modules()

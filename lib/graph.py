@@ -232,7 +232,7 @@ def supports(request: Request) -> bool:
         and model not in _refused
         and not model.config.is_encoder_decoder
         and getattr(model, "_can_compile_fullgraph", False)
-        and model.config._attn_implementation in ATTENTIONS  # add a mask of numbers
+        and model.config._attn_implementation in ATTENTIONS
         and "position_ids" in inspect.signature(model.forward).parameters
         and all(p.device == device for p in model.parameters())
         and is_plain(model)
