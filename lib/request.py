@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 import torch
@@ -117,15 +117,13 @@ def prepare(
     if encodes:
         _check_encoder_length(model, input_ids.shape[1])
     eos = _eos_token_ids(eos_token_id, model)
-    _validate.integer("min_new_tokens", min_new_tokens, low=0)
     settings = SamplingSettings(
         do_sample=do_sample,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         no_repeat_ngram_size=no_repeat_ngram_size,
-        # What never ends is long enough.
-        min_new_tokens=min_new_tokens if eos or pipeline is not None else 0,
+        min_new_tokens=min_new_tokens,
         eos_token_id=eos,
     )
     chosen = _pipeline(pipeline, settings)
@@ -263,6 +261,8 @@ def _model_default(model: Any, name: str) -> Any:
 
 def _pipeline(pipeline: Pipeline | None, settings: SamplingSettings) -> Pipeline:
     if pipeline is None:
+        if not settings.eos_token_id:  # what never ends is long enough
+            settings = replace(settings, min_new_tokens=0)
         return build_pipeline(settings)
     if not isinstance(pipeline, Pipeline):
         raise TypeError(
