@@ -56,7 +56,7 @@ notebooks: install  ## run all notebooks and store their outputs
 
 slow: law colab  ## the slow checks: law and colab
 
-law: install  ## law tests on fresh seeds, minutes
+law: install  ## laws on fresh seeds, folded solutions where they stand, minutes
 	NTB_SLOW=1 $(BIN)/python -m pytest -q -m slow
 
 colab: install  ## each notebook alone, with Colab's versions

@@ -189,7 +189,7 @@ def complete(
     Args:
         model: as in ``generate``.
         tokenizer: the model's tokenizer.
-        prompts: one text, or several, which are padded.
+        prompts: one text, or several of any lengths.
         **settings: as in ``generate``.
 
     Returns:

@@ -175,7 +175,7 @@ def _same_kind(parameters: list[Tensor]) -> bool:
 
 
 def _is_known(module: Any, config: Any) -> bool:
-    """Whether a module is one of GPT-2's, and attention of the usual scale."""
+    """Whether a module is one of GPT-2's and still does what is written out here."""
     usual = (config.n_embd // config.n_head) ** -0.5
     return (
         type(module) in _classes(config.activation_function)

@@ -13,8 +13,8 @@ from the start of its share to the end. Only a matrix that lies the other way ro
 copied: of GPT-2's, the head. One thread reads fastest along a matrix's longer side,
 for which one matrix of each layer is copied, too.
 
-**Packed.** For several rows, the layout of oneDNN. It multiplies by a matrix as it
-lies, too, not much slower: so the rows of a prompt go where one row has its layout.
+**Packed.** For several rows, the layout of oneDNN. By a matrix as it lies oneDNN
+multiplies not much slower: that is how a prompt passes matrices laid out for one row.
 
 A matrix that a processor's cache can hold gains from the first alone. A copy is made
 at a model's first generation of its kind and freed with the model.

@@ -356,9 +356,8 @@ class _LogitsProcessor:
         return self.stage(*inputs, **self.settings)
 
 
-@lru_cache(
-    typed=True
-)  # equal stages are one: what was made for one can serve the other
+# Equal stages are one: what was made for one can serve the other.
+@lru_cache(typed=True)
 def _simple(
     name: str,
     value: Any,

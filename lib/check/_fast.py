@@ -24,6 +24,7 @@ from lib.check._engine import (
 
 
 def _race(probs: Tensor, times: Tensor) -> Tensor:
+    # Where inputs are made smaller to be shown, they stay distributions.
     if not bool(((probs.sum(-1) - 1).abs() < 1e-4).all()):
         raise ValueError("probs must sum to 1")
     return (times / probs.double()).argmin(-1)
