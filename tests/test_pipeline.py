@@ -49,8 +49,8 @@ settings = st.builds(
     top_p=st.sampled_from([1.0, 0.9, 0.5, 0.1, 1 - 1e-9]),
     no_repeat_ngram_size=st.sampled_from([0, 0, 2, 3]),
     min_new_tokens=st.integers(0, 3),
-    eos_token_id=st.sampled_from([(0,), (0, 3), 2]),
-)
+    eos_token_id=st.sampled_from([(), (0,), (0, 3), 2]),
+).filter(lambda chosen: chosen.eos_token_id or not chosen.min_new_tokens)
 histories = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)
 every = {"vocab": st.just(VOCAB), "removed": False}
 
